@@ -1,0 +1,109 @@
+"""Files: weights as safetensors, training states as plain tensors, nothing ever half-written, no code ever loaded."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from .denoiser import EfficientTransformerDenoiser
+from .validate import check_choice
+
+ASSETS = Path(__file__).parent / "assets"
+PRETRAINED = {"mnist": ASSETS / "mnist.safetensors"}
+FORMAT = "tutorial_lib.EfficientTransformerDenoiser/1"
+
+
+def pick_device(device: str | torch.device | None = None) -> torch.device:
+    """CUDA, else Apple's MPS, else the CPU; or the device you name. Raises ValueError if that one is not here."""
+    here = ["cpu"] + ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
+    if device is None:
+        return torch.device("cuda" if "cuda" in here else here[-1])
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, TypeError):
+        chosen = None
+    if chosen is None or chosen.type not in here or (chosen.index or 0) >= max(1, torch.cuda.device_count()):
+        raise ValueError(f"device must be one of {', '.join(here)} on this machine; got {str(device)!r}")
+    return chosen
+
+
+def write_file(path: str | Path, write: Callable[[Path], None]) -> Path:
+    """Lets `write` fill a temporary file beside `path`, then renames it: the old file or the new one, never half of one."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")  # the ending stays: it tells a picture's format
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def save_model(model: EfficientTransformerDenoiser, path: str | Path, **notes: str) -> Path:
+    """Writes weights and architecture to one safetensors file; `notes` join the architecture in its metadata."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    metadata = {**notes, "format": FORMAT, "config": json.dumps(model.config)}
+    return write_file(path, lambda temporary: save_file(tensors, temporary, metadata))
+
+
+def load_model(path: str | Path, device: str | torch.device | None = None) -> EfficientTransformerDenoiser:
+    """Rebuilds the network from `save_model`'s file, ready to sample (eval mode).
+
+    Raises FileNotFoundError without a file, ValueError for one that is truncated, damaged or not ours.
+    """
+    path, device = Path(path), pick_device(device)
+    if not path.is_file():
+        raise FileNotFoundError(f"path must name a weight file (.safetensors); there is none at {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"path must name a whole safetensors file; {path} is truncated or damaged ({error})") from error
+    if metadata.get("format") != FORMAT:
+        raise ValueError(f"path must name a file of {FORMAT}; {path} says {metadata.get('format')!r}")
+    try:
+        model = EfficientTransformerDenoiser(**json.loads(metadata["config"]))
+        model.load_state_dict(tensors)
+    except (KeyError, TypeError, RuntimeError, ValueError) as error:
+        raise ValueError(f"path must name weights that fit their own architecture; {path} does not: {error}") from error
+    if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
+        raise ValueError(f"path must name finite weights; {path} has NaN or infinity")
+    return model.to(device).eval()
+
+
+def load_pretrained(name: str = "mnist", device: str | torch.device | None = None) -> EfficientTransformerDenoiser:
+    """The weights that come with the package; see the model card beside them. Raises ValueError for an unknown name."""
+    check_choice(name, "name", PRETRAINED)
+    return load_model(PRETRAINED[name], device)
+
+
+def save_checkpoint(state: dict[str, Any], path: str | Path) -> Path:
+    """Writes a training state (`Progress.state()`): tensors, numbers and strings only."""
+    return write_file(path, lambda temporary: torch.save(state, temporary))
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Reads a training state. Loads data only, never code; FileNotFoundError or ValueError if it cannot be used."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"path must name a checkpoint; there is none at {path}")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError, OSError) as error:
+        raise ValueError(f"path must name a whole checkpoint; {path} is truncated, damaged or not one") from error
+    if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
+        raise ValueError(f"path must name a checkpoint of {CHECKPOINT_FORMAT}; {path} is something else")
+    return state
+
+
+CHECKPOINT_FORMAT = "tutorial_lib.training/1"

@@ -1,0 +1,322 @@
+"""How good are the digits? A small judge that reads them, and four scores, each beside what real digits get.
+
+Pictures are (N, 1, 16, 16) with values in [-1, 1]. Agreement asks "is it the digit that was ordered?", the Frechet
+distance "do the pictures, as a crowd, look like real ones?", diversity "are they different from each other?", and the
+nearest training images "are they new, or copied?".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from tutorial_lib.validate import check_int, check_labels, check_tensor
+
+ASSETS = Path(__file__).parent / "assets"
+CHUNK = 1_000  # images that the judge looks at together: 10,000 at once would need about 1 GB of memory
+
+
+class DigitJudge(nn.Module):
+    """A small convolutional network that reads 16x16 digits; its last hidden layer measures how alike two sets are.
+
+    images: (B, 1, 16, 16), values in [-1, 1]. `DigitJudge.load()` gives the trained one, `DigitJudge()` a fresh one.
+    """
+
+    def __init__(self, width: int = 24, features: int = 64) -> None:
+        super().__init__()
+        check_int(width, "width")
+        check_int(features, "features")
+
+        def convolve(inputs: int, outputs: int) -> list[nn.Module]:
+            return [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+
+        self.trunk = nn.Sequential(
+            *convolve(1, width),
+            *convolve(width, width),
+            nn.MaxPool2d(2),
+            *convolve(width, 2 * width),
+            *convolve(2 * width, 2 * width),
+            nn.MaxPool2d(2),
+            nn.Flatten(),  # keeps the places: averaging over them would make the distance blind to broken strokes
+            nn.Linear(2 * width * 16, features, bias=False),
+            nn.BatchNorm1d(features),  # centres each feature, so that ReLU cannot leave one dead
+            nn.ReLU(),
+        )
+        self.head = nn.Linear(features, 10)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Returns the last hidden layer, (B, F), all >= 0. Raises ValueError unless images are (B, 1, 16, 16)."""
+        check_tensor(images, "images", ("B", 1, 16, 16), finite=False)
+        return self.trunk(images)  # (B, F)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Returns one logit for each digit, (B, 10). Raises ValueError unless images are (B, 1, 16, 16)."""
+        return self.head(self.features(images))  # (B, 10)
+
+    @classmethod
+    def load(cls, path: str | Path | None = None) -> DigitJudge:
+        """Returns a trained judge in eval mode: the shipped one, or the one in `path`.
+
+        Raises FileNotFoundError if there is no such file, ValueError if it does not hold a digit judge's weights.
+        """
+        path = Path(path) if path is not None else ASSETS / "digit_judge.safetensors"
+        tensors, metadata = _read(path, "digit_judge")
+        try:
+            judge = cls(int(metadata["width"]), int(metadata["features"]))
+            judge.load_state_dict(tensors)
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise ValueError(f"{path} does not hold the weights that its metadata announces: {error}") from error
+        return judge.eval()
+
+
+@dataclass(frozen=True)
+class ReferenceStatistics:
+    """What the judge makes of real digits: the figure to hold beside every score of generated ones.
+
+    mean (F,) and covariance (F, F) of the features of the 10,000 real test digits, float64; `agreement`: the share of
+    them that the judge reads as labelled; `diversity`: theirs; `floors`: {n: (mean, standard deviation over draws)} of
+    the Frechet distance between n real training digits, drawn at random, and the test digits.
+    """
+
+    mean: Tensor
+    covariance: Tensor
+    agreement: float
+    diversity: float
+    floors: dict[int, tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """n images' scores. `floor` is the Frechet distance that n real digits get; `frechet_in_floors` = frechet / floor;
+    `diversity_share` = diversity / that of the real test digits; `agreement_real` is the real test digits' agreement.
+    """
+
+    n: int
+    agreement: float
+    agreement_real: float
+    frechet: float
+    floor: float
+    frechet_in_floors: float
+    diversity_share: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.n:,} digits: {self.agreement:.2%} read as asked (real digits {self.agreement_real:.2%}); "
+            f"diversity {self.diversity_share:.1%} of real digits'\n"
+            f"Frechet distance {self.frechet:.2f} = {self.frechet_in_floors:.2f} times the floor {self.floor:.2f} "
+            f"({self.n:,} real digits' distance)"
+        )
+
+
+def _read(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}; reinstall tutorial_lib, or make it: scripts/make_judge.py")
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors, metadata = {key: file.get_tensor(key) for key in list(file.keys())}, file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+    if metadata.get("kind") != kind:
+        raise ValueError(f"{path} must hold a {kind}; its metadata says {metadata.get('kind', 'nothing')!r}")
+    return tensors, metadata
+
+
+@lru_cache(maxsize=1)
+def load_judge() -> DigitJudge:
+    """Returns the shipped judge, read from its file once. Errors as in `DigitJudge.load`."""
+    return DigitJudge.load()
+
+
+@lru_cache(maxsize=4)
+def reference_statistics(path: str | Path | None = None) -> ReferenceStatistics:
+    """Returns the shipped statistics of real digits, or those in `path`; read once.
+
+    Raises FileNotFoundError if there is no such file, ValueError if it holds something else.
+    """
+    path = Path(path) if path is not None else ASSETS / "mnist_reference.safetensors"
+    tensors, _ = _read(path, "mnist_reference")
+    try:
+        rows = zip(
+            tensors["floor_n"].tolist(), tensors["floor_mean"].tolist(), tensors["floor_std"].tolist(), strict=True
+        )
+        floors = {n: (mean, std) for n, mean, std in rows}
+        shares = float(tensors["agreement"]), float(tensors["diversity"])
+        return ReferenceStatistics(tensors["mean"], tensors["covariance"], *shares, floors)
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{path} does not hold whole reference statistics: {error}") from error
+
+
+def _check_pixels(images: Tensor, name: str, shape: tuple[int | str, ...]) -> Tensor:
+    check_tensor(images, name, shape)
+    if images.numel() and images.abs().max() > 1.001:  # a rounding error is welcome, 0..255 and unclipped noise are not
+        low, high = float(images.min()), float(images.max())
+        raise ValueError(f"{name} must have values in [-1, 1]; got values from {low:.4g} to {high:.4g}")
+    return images
+
+
+@torch.no_grad()
+def _look(judge: DigitJudge, images: Tensor, name: str, layer: Callable[[Tensor], Tensor]) -> Tensor:
+    """Returns `layer` (the judge or its features) of all images, on the CPU; the judge's mode is left as it was."""
+    _check_pixels(images, name, ("N", 1, 16, 16))
+    if not len(images):
+        raise ValueError(f"{name} must hold at least 1 image; got 0")
+    weight, was_training = judge.head.weight, judge.training
+    judge.eval()  # in training mode BatchNorm would make each answer depend on its neighbours in the batch
+    try:
+        parts = [layer(part.to(weight)).cpu() for part in images.split(CHUNK)]  # each (<= CHUNK, F or 10)
+    finally:
+        judge.train(was_training)
+    return torch.cat(parts)  # (N, F or 10)
+
+
+def class_agreement(images: Tensor, labels: Tensor, judge: DigitJudge | None = None) -> float:
+    """Returns the share, 0 to 1, of images (N, 1, 16, 16) in [-1, 1] that the judge reads as their label (N,).
+
+    Raises ValueError for wrong shapes, dtypes, pixel values or labels.
+    """
+    judge = judge or load_judge()
+    logits = _look(judge, images, "images", judge)  # (N, 10)
+    check_labels(labels, "labels", len(images), 10)
+    return float((logits.argmax(1) == labels.cpu()).double().mean())
+
+
+def feature_statistics(images: Tensor, judge: DigitJudge | None = None, name: str = "images") -> tuple[Tensor, Tensor]:
+    """Returns mean (F,) and covariance (F, F), float64, of the judge's features of images (N, 1, 16, 16) in [-1, 1].
+
+    Raises ValueError for wrong shapes, dtypes or pixel values, and for fewer than 2 images.
+    """
+    judge = judge or load_judge()
+    features = _look(judge, images, name, judge.features).double()  # (N, F)
+    if len(features) < 2:
+        raise ValueError(f"{name} must hold at least 2 images, or there is no covariance; got {len(features)}")
+    return features.mean(0), features.T.cov()  # (F,), (F, F)
+
+
+def _square_root(covariance: Tensor, name: str) -> Tensor:
+    values, vectors = torch.linalg.eigh(covariance)  # (F,), (F, F)
+    tolerance = 1e-6 * float(covariance.abs().max())
+    if not torch.allclose(covariance, covariance.T, rtol=0, atol=tolerance) or values[0] < -tolerance:
+        raise ValueError(f"{name} must be symmetric with no negative eigenvalue; got one that is not")
+    return (vectors * values.clamp(min=0).sqrt()) @ vectors.T  # (F, F)
+
+
+def frechet_from_statistics(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> float:
+    """Returns the squared Frechet distance between two Gaussians: |mean_a - mean_b|^2 + tr(A + B - 2 sqrt(A B)).
+
+    means (F,), covariances (F, F); computed in float64 (Heusel et al. 2017, arXiv:1706.08500). Raises ValueError for
+    wrong shapes or dtypes, NaN, and matrices that are no covariances.
+    """
+    size = len(check_tensor(mean_a, "mean_a", ("F",)))
+    check_tensor(mean_b, "mean_b", (size,))
+    check_tensor(cov_a, "cov_a", (size, size))
+    check_tensor(cov_b, "cov_b", (size, size))
+    cov_a, cov_b = cov_a.double().cpu(), cov_b.double().cpu()  # (F, F) each
+    # The eigenvalues of A B are those of R R^T with R = sqrt(A) sqrt(B), so their roots are R's singular values.
+    # Taking these directly loses no digits where an eigenvalue is 0, which it is whenever n <= F.
+    root = _square_root(cov_a, "cov_a") @ _square_root(cov_b, "cov_b")  # (F, F)
+    shift = (mean_a.double().cpu() - mean_b.double().cpu()).square().sum()  # ()
+    spread = cov_a.trace() + cov_b.trace() - 2 * torch.linalg.svdvals(root).sum()  # ()
+    return max(0.0, float(shift + spread))  # rounding could leave -1e-13 for equal sets
+
+
+def frechet_distance(
+    images_a: Tensor, images_b: Tensor | ReferenceStatistics | None = None, judge: DigitJudge | None = None
+) -> float:
+    """Returns the Frechet distance between two sets of images in the judge's features; 0 means the same crowd.
+
+    images_a, images_b: (N, 1, 16, 16) in [-1, 1], any two N >= 2. Without `images_b`, the 10,000 real test digits,
+    whose statistics are shipped. It shrinks with N: compare only with `frechet_floor(N)`. Gaussians fitted to features
+    as in Heusel et al. 2017 (arXiv:1706.08500). Raises ValueError for wrong shapes, dtypes or pixel values, too few
+    images, and another judge without images_b.
+    """
+    if images_b is None and judge is not None and judge is not load_judge():
+        raise ValueError("images_b must be given with another judge: the shipped statistics hold for the shipped judge")
+    images_b = reference_statistics() if images_b is None else images_b
+    if isinstance(images_b, ReferenceStatistics):
+        statistics_b = images_b.mean, images_b.covariance
+    else:
+        statistics_b = feature_statistics(images_b, judge, "images_b")
+    return frechet_from_statistics(*feature_statistics(images_a, judge, "images_a"), *statistics_b)
+
+
+def frechet_floor(n: int) -> float:
+    """Returns the Frechet distance that n real digits get, on average: the best that n generated ones can hope for.
+
+    Between the measured n it goes straight in 1/n, because the bias of a covariance from n images shrinks like 1/n.
+    Raises ValueError for an n outside the measured range.
+    """
+    floors = reference_statistics().floors
+    known = sorted(floors)
+    check_int(n, "n", known[0], known[-1])
+    above = next(k for k in known if k >= n)
+    if above == n:
+        return floors[n][0]
+    below = max(k for k in known if k < n)
+    weight = (1 / n - 1 / above) / (1 / below - 1 / above)
+    return weight * floors[below][0] + (1 - weight) * floors[above][0]
+
+
+def diversity(images: Tensor, labels: Tensor) -> float:
+    """Returns how much images (N, C, H, W) of one class differ: each pixel's standard deviation over the images of a
+    class, averaged over pixels, then over the classes present in labels (N,).
+
+    Raises ValueError for wrong shapes, dtypes or pixel values, for no images, and for a class with only one.
+    """
+    _check_pixels(images, "images", ("N", "C", "H", "W"))
+    check_labels(labels, "labels", len(images), 10)
+    classes, counts = labels.unique(return_counts=True)  # (K,), (K,)
+    if not len(images) or counts.min() < 2:
+        raise ValueError(f"images must hold at least 2 images of each class present; got {counts.tolist()}")
+    spreads = [images[labels == label].double().std(0, correction=0).mean() for label in classes]  # each ()
+    return float(torch.stack(spreads).mean())
+
+
+@torch.no_grad()
+def nearest_training_images(images: Tensor, training_images: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
+    """Returns the k nearest training images of each image: pixel L2 distances (N, k), ascending, and indices (N, k).
+
+    images (N, C, H, W), training_images (M, C, H, W). Of equally near ones the lowest index comes first. Raises
+    ValueError for wrong shapes or dtypes, NaN, and k outside 1 .. M.
+    """
+    check_tensor(images, "images", ("N", "C", "H", "W"))
+    check_tensor(training_images, "training_images", ("M", *images.shape[1:]))
+    check_int(k, "k", 1, len(training_images))
+    training = training_images.flatten(1).to(images)  # (M, D)
+    norms = training.square().sum(1)  # (M,)
+    few = min(k + 8, len(training))  # spare candidates, because the fast form below can confuse near-equals
+    distances, indices = [], []
+    for part in images.flatten(1).split(max(1, 2**24 // len(training))):  # (P, D): at most 64 MB for each P x M matrix
+        # |x - y|^2 = |x|^2 - 2 x.y + |y|^2 and |x|^2 is the same for all y: one matrix product finds the candidates
+        near = (
+            torch.addmm(norms, part, training.T, alpha=-2).topk(few, largest=False).indices.sort(1).values
+        )  # (P, few)
+        exact = (training[near].double() - part[:, None].double()).norm(dim=2)  # (P, few)
+        best = exact.sort(1, stable=True).indices[:, :k]  # (P, k)
+        distances.append(exact.gather(1, best))
+        indices.append(near.gather(1, best))
+    if not distances:
+        return images.new_empty(0, k), torch.empty(0, k, dtype=torch.int64)  # (0, k), (0, k)
+    return torch.cat(distances).to(images.dtype), torch.cat(indices)  # (N, k), (N, k)
+
+
+def score(images: Tensor, labels: Tensor) -> Scores:
+    """Returns the scores of n generated images (n, 1, 16, 16) in [-1, 1], ordered as labels (n,), beside real digits'.
+
+    Raises ValueError for wrong shapes, dtypes, pixel values or labels, unless all ten digits are there at least twice,
+    and for an n whose floor was not measured.
+    """
+    _check_pixels(images, "images", ("n", 1, 16, 16))
+    check_labels(labels, "labels", len(images), 10)
+    floor, real = frechet_floor(len(images)), reference_statistics()
+    if len(labels.unique()) < 10:
+        raise ValueError(f"labels must hold all ten digits, as the real set does; got {labels.unique().tolist()}")
+    distance = frechet_distance(images)
+    share = diversity(images, labels) / real.diversity
+    agreement = class_agreement(images, labels)
+    return Scores(len(images), agreement, real.agreement, distance, floor, distance / floor, share)
