@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import os
+import json
 import time
-from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
@@ -21,20 +19,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tutorial_lib import evaluation
+from tutorial_lib.checkpoints import write_file
 from tutorial_lib.data import load_images
 
-SEED, EPOCHS, BATCH, RATE = 0, 10, 256, 4e-3
+SEED, EPOCHS, BATCH, RATE, DECAY = 0, 10, 256, 4e-3, 0.02
 FLOOR_SIZES, FLOOR_DRAWS = (200, 500, 1_000, 2_000, 5_000, 10_000), 20
 JUDGE = evaluation.ASSETS / "digit_judge.safetensors"
 REFERENCE = evaluation.ASSETS / "mnist_reference.safetensors"
 CARD = evaluation.ASSETS / "digit_judge.md"
-
-
-def replace(path: Path, write: Callable[[Path], None]) -> None:
-    """Writes under another name and renames: an interruption never leaves half a file behind."""
-    temporary = path.with_name(path.name + ".part")
-    write(temporary)
-    os.replace(temporary, path)
 
 
 def shifted(images: Tensor) -> Tensor:
@@ -50,7 +42,7 @@ def train_judge(images: Tensor, labels: Tensor) -> evaluation.DigitJudge:
     """Returns a judge trained on images (N, 1, 16, 16) in [-1, 1] and labels (N,), in eval mode."""
     torch.manual_seed(SEED)
     judge = evaluation.DigitJudge().to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(judge.parameters(), weight_decay=0.02)
+    optimizer = torch.optim.AdamW(judge.parameters(), weight_decay=DECAY)
     per_epoch = len(images) // BATCH
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=EPOCHS * per_epoch)
     for epoch in range(EPOCHS):
@@ -77,37 +69,37 @@ def make_judge(root: str) -> None:
     accuracy = evaluation.class_agreement(images, labels, judge)
     width, features = judge.trunk[0].out_channels, judge.head.in_features
     metadata = {
-        "kind": "digit_judge",
-        "width": str(width),
-        "features": str(features),
+        "format": evaluation.JUDGE_FORMAT,
+        "config": json.dumps({"width": width, "features": features}),
         "test_accuracy": f"{accuracy:.4f}",
         "seed": str(SEED),
     }
-    replace(JUDGE, lambda path: save_file(judge.state_dict(), path, metadata))
+    write_file(JUDGE, lambda path: save_file(judge.state_dict(), path, metadata))
     parameters = sum(p.numel() for p in judge.parameters())
+    machine = f"{seconds:.0f} s on {torch.get_num_threads()} CPU cores"
     card = f"""# Digit judge
 
-A small convolutional network (`tutorial_lib.evaluation.DigitJudge`, {parameters:,} parameters) that reads 16x16 digits. It scores
-generated digits: the class that it reads, and the distance between crowds in its {features} features.
+A small convolutional network (`tutorial_lib.evaluation.DigitJudge`, {parameters:,} parameters) that reads 16x16
+digits. It scores generated digits: the class that it reads, and how far apart crowds lie in its {features} features.
 
 | | |
 |---|---|
 | accuracy on the 10,000 real MNIST test digits at 16x16 | {accuracy:.2%} |
 | command | `python scripts/make_judge.py --root FOLDER` (torchvision's MNIST under `FOLDER`) |
-| data | the 60,000 MNIST training digits (CC BY-SA 3.0), resized to 16x16, values in [-1, 1], moved by up to 1 pixel |
-| recipe | AdamW, one-cycle learning rate up to {RATE:g}, weight decay 0.02, batch {BATCH}, {EPOCHS} epochs, no label smoothing |
+| data | the 60,000 MNIST training digits (CC BY-SA 3.0) at 16x16, in [-1, 1], each moved by up to 1 pixel |
+| recipe | AdamW, batch {BATCH}, {EPOCHS} epochs, one-cycle learning rate up to {RATE:g}, weight decay {DECAY:g} |
 | seed | {SEED} |
-| time and machine | {seconds:.0f} s on {torch.get_num_threads()} CPU cores |
-| architecture | width {width}: two 3x3 convolutions, max-pool, two of double width, max-pool, {features} features, 10 logits; BatchNorm and ReLU |
+| time and machine | {machine} |
+| layers | 3x3 convolutions: two of width {width}, two of {2 * width}, max-pools; {features} features; 10 logits |
 
-`mnist_reference.safetensors`, made by the same command, holds the mean and covariance of its features over the real test
-digits, their agreement and diversity, and the Frechet floors: the distance between n real training digits, drawn at
-random ({FLOOR_DRAWS} draws), and the test digits.
+`mnist_reference.safetensors`, made by the same command, holds the mean and covariance of its features over the real
+test digits, their agreement and diversity, and the Frechet floors: the distance between n real training digits, drawn
+at random ({FLOOR_DRAWS} draws), and the test digits.
 
-It knows digits only: it reads one in any picture, and it has seen neither other data sets nor pictures of another size.
-The judge was trained on the training digits, so the floors lie a little higher than between two sets unseen by it.
+It knows digits only: it reads one in any picture, and it has seen neither other data sets nor pictures of another
+size. It was trained on the training digits, so the floors lie a little higher than those of digits new to it would.
 """
-    replace(CARD, lambda path: path.write_text(card, encoding="utf-8"))
+    write_file(CARD, lambda path: path.write_text(card, encoding="utf-8"))
     print(f"judge: {accuracy:.2%} of {len(labels):,} test digits, {JUDGE.stat().st_size:,} bytes, {seconds:.0f} s")
 
 
@@ -136,8 +128,8 @@ def make_reference(root: str) -> None:
         "floor_mean": torch.stack([f.mean() for f in floors]),
         "floor_std": torch.stack([f.std() for f in floors]),
     }
-    metadata = {"kind": "mnist_reference", "judge_sha256": hashlib.sha256(JUDGE.read_bytes()).hexdigest()}
-    replace(REFERENCE, lambda path: save_file(tensors, path, metadata))
+    metadata = {"format": evaluation.REFERENCE_FORMAT, "judge_sha256": hashlib.sha256(JUDGE.read_bytes()).hexdigest()}
+    write_file(REFERENCE, lambda path: save_file(tensors, path, metadata))
 
 
 def main() -> None:

@@ -183,7 +183,7 @@ def test_floors_fall_with_n_and_interpolate_in_1_over_n():
     assert means == sorted(means, reverse=True)
     assert all(frechet_floor(n) == floors[n][0] for n in known)
     assert all(0 < std < 0.5 * mean for mean, std in floors.values())
-    # 1 / 4000 lies half-way between 1 / 2000 and 0, so a quarter ... written out: (1/4000 - 1/5000) / (1/2000 - 1/5000)
+    # straight in 1 / n: (1/4000 - 1/5000) / (1/2000 - 1/5000) = 1/6
     assert frechet_floor(4000) == pytest.approx(floors[2000][0] / 6 + floors[5000][0] * 5 / 6, rel=1e-12)
     assert floors[2000][0] > frechet_floor(2001) > frechet_floor(4999) > floors[5000][0]
 
@@ -252,14 +252,14 @@ SQUARE = torch.eye(3)
         (lambda: class_agreement(GOOD.byte(), LABELS), r"images must be a floating-point tensor .* got torch.uint8"),
         (lambda: class_agreement(NAN, LABELS), r"images must be finite; got NaN"),
         (lambda: class_agreement(GOOD + 200, LABELS), r"images must have values in \[-1, 1\]; got values from 200 to"),
-        (lambda: class_agreement(GOOD[:0], LABELS[:0]), r"images must hold at least 1 image; got 0"),
+        (lambda: class_agreement(GOOD[:0], LABELS[:0]), r"len\(images\) must be a whole number of at least 1; got 0"),
         (lambda: class_agreement(GOOD, LABELS[:3]), r"labels must be .* \(4,\); got 3 labels"),
         (lambda: class_agreement(GOOD, LABELS + 8), r"labels must be from 0 to 9; got values from 8 to 11"),
         (lambda: class_agreement(GOOD, LABELS.float()), r"labels must be an int64 tensor"),
         (lambda: DigitJudge()(torch.zeros(4, 1, 28, 28)), r"images must be .* got .* \(4, 1, 28, 28\)"),
         (lambda: DigitJudge(width=0), r"width must be a whole number of at least 1; got 0"),
-        (lambda: frechet_distance(GOOD[:1]), r"images_a must hold at least 2 images.* got 1"),
-        (lambda: frechet_distance(GOOD, GOOD[:1]), r"images_b must hold at least 2 images.* got 1"),
+        (lambda: frechet_distance(GOOD[:1]), r"len\(images_a\) must be a whole number of at least 2; got 1"),
+        (lambda: frechet_distance(GOOD, GOOD[:1]), r"len\(images_b\) must be a whole number of at least 2; got 1"),
         (lambda: frechet_distance(GOOD, "real"), r"images_b must be .* got str"),
         (lambda: frechet_distance(GOOD, judge=DigitJudge()), r"images_b must be given with another judge"),
         (
@@ -281,15 +281,18 @@ SQUARE = torch.eye(3)
         (lambda: frechet_floor(199), r"n must be a whole number from 200 to 10000; got 199"),
         (lambda: frechet_floor(10_001), r"n must be a whole number from 200 to 10000; got 10001"),
         (lambda: frechet_floor(500.0), r"n must be a whole number from 200 to 10000; got 500.0"),
-        (lambda: diversity(GOOD, LABELS), r"images must hold at least 2 images of each class present; got \[1, 1, 1, 1"),
+        (
+            lambda: diversity(GOOD, LABELS),
+            r"images must hold at least 2 images of each class present; got \[1, 1, 1, 1",
+        ),
         (lambda: diversity(GOOD[:0], LABELS[:0]), r"images must hold at least 2 images"),
         (lambda: diversity(GOOD[0], LABELS), r"images must be .* \(N, C, H, W\)"),
         (lambda: nearest_training_images(GOOD, GOOD[..., :8]), r"training_images must be .* \(M, 1, 16, 16\); got"),
         (lambda: nearest_training_images(GOOD, NAN), r"training_images must be finite"),
         (lambda: nearest_training_images(GOOD, GOOD, k=0), r"k must be a whole number from 1 to 4; got 0"),
         (lambda: nearest_training_images(GOOD, GOOD, k=5), r"k must be a whole number from 1 to 4; got 5"),
-        (lambda: nearest_training_images(GOOD, GOOD[:0]), r"training_images must hold at least 1 image; got 0"),
-        (lambda: score(GOOD, LABELS), r"images must hold from 200 to 10000 images.*; got 4"),
+        (lambda: nearest_training_images(GOOD, GOOD[:0]), r"len\(training_images\) must be .* at least 1; got 0"),
+        (lambda: score(GOOD, LABELS), r"len\(images\) must be .* from 200 to 10000; got 4"),
         (
             lambda: score(GOOD[:1].expand(200, 1, 16, 16), LABELS.repeat(50)),
             r"labels must hold all ten digits.* got \[0, 1, 2, 3\]",
@@ -303,29 +306,37 @@ def test_bad_input_is_named(call, message):
 
 def test_missing_truncated_and_foreign_files_are_named(tmp_path):
     for read in (DigitJudge.load, reference_statistics):
-        with pytest.raises(FileNotFoundError, match=r"there is no file .*gone\.safetensors"):
+        with pytest.raises(
+            FileNotFoundError, match=r"path must name a file of .*; there is none at .*gone\.safetensors"
+        ):
             read(tmp_path / "gone.safetensors")
         (tmp_path / "half.safetensors").write_bytes(JUDGE.read_bytes()[:5000])
-        with pytest.raises(ValueError, match=r"half\.safetensors is not a whole safetensors file"):
+        with pytest.raises(
+            ValueError, match=r"path must name a whole safetensors file; .*half\.safetensors is damaged"
+        ):
             read(tmp_path / "half.safetensors")
-    with pytest.raises(ValueError, match=r"mnist_reference\.safetensors must hold a digit_judge; .*'mnist_reference'"):
+    with pytest.raises(ValueError, match=r"a file of tutorial_lib.DigitJudge/1; .*mnist_reference\.safetensors says"):
         DigitJudge.load(REFERENCE)
-    with pytest.raises(ValueError, match=r"digit_judge\.safetensors must hold a mnist_reference; .*'digit_judge'"):
+    with pytest.raises(ValueError, match=r"of tutorial_lib.ReferenceStatistics/1; .*digit_judge\.safetensors says"):
         reference_statistics(JUDGE)
     tensors = load_file(JUDGE)
-    metadata = {"kind": "digit_judge", "width": "24", "features": "64"}
-    for change in ({"width": "25"}, {"features": "many"}, {"features": "0"}):
-        save_file(tensors, tmp_path / "wrong.safetensors", metadata | change)
-        with pytest.raises(ValueError, match=r"wrong\.safetensors does not hold the weights that its metadata announces"):
+    for config in ('{"width": 25, "features": 64}', '{"width": 0}', '{"depth": 3}', "{", "[]"):
+        save_file(tensors, tmp_path / "wrong.safetensors", {"format": evaluation.JUDGE_FORMAT, "config": config})
+        with pytest.raises(ValueError, match=r"fit their own config; .*wrong\.safetensors does not"):
             DigitJudge.load(tmp_path / "wrong.safetensors")
-    save_file({"mean": torch.zeros(64)}, tmp_path / "few.safetensors", {"kind": "mnist_reference"})
-    with pytest.raises(ValueError, match=r"few\.safetensors does not hold whole reference statistics"):
+    tensors["head.bias"][0] = math.nan
+    save_file(tensors, tmp_path / "nan.safetensors", {"format": evaluation.JUDGE_FORMAT, "config": "{}"})
+    with pytest.raises(ValueError, match=r"finite numbers; .*nan\.safetensors has NaN"):
+        DigitJudge.load(tmp_path / "nan.safetensors")
+    save_file({"mean": torch.zeros(64)}, tmp_path / "few.safetensors", {"format": evaluation.REFERENCE_FORMAT})
+    with pytest.raises(ValueError, match=r"whole reference statistics; .*few\.safetensors is not"):
         reference_statistics(tmp_path / "few.safetensors")
 
 
 def test_files_read_back_as_saved(tmp_path):
     judge = DigitJudge(width=2, features=3).eval()
-    save_file(judge.state_dict(), tmp_path / "j.safetensors", {"kind": "digit_judge", "width": "2", "features": "3"})
+    metadata = {"format": evaluation.JUDGE_FORMAT, "config": '{"width": 2, "features": 3}'}
+    save_file(judge.state_dict(), tmp_path / "j.safetensors", metadata)
     again = DigitJudge.load(str(tmp_path / "j.safetensors"))
     assert torch.equal(judge(GOOD), again(GOOD))
     assert judge.features(GOOD).shape == (4, 3)
@@ -338,5 +349,5 @@ def test_scores_cannot_be_changed():
         scores.n = 5
     assert str(replace(scores, n=2000)).splitlines() == [
         "2,000 digits: 90.00% read as asked (real digits 99.00%); diversity 95.0% of real digits'",
-        "Frechet distance 12.00 = 3.00 times the floor 4.00 (2,000 real digits' distance)",
+        "Frechet distance 12.000 = 3.00 times the floor 4.000 (2,000 real digits' distance)",
     ]

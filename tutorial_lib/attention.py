@@ -113,27 +113,27 @@ class _Attention(nn.Module):
         grid = v.reshape(b, side, side, dim).permute(0, 3, 1, 2)  # (B, D, side, side), channels last in memory
         return self.local(grid).permute(0, 2, 3, 1).reshape(b, n, dim)  # (B, N, D)
 
-    def _project(self, tokens: Tensor) -> Tensor:
+    def _project(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         check_tensor(tokens, "tokens", ("B", "N", self.dim), finite=False)
-        return self.qkv(tokens)  # (B, N, 3D)
+        return self.qkv(tokens).chunk(3, dim=-1)  # q, k, v: (B, N, D) each
 
-    def _split(self, qkv: Tensor) -> tuple[Tensor, ...]:
-        b, n, _ = qkv.shape
-        return qkv.view(b, n, 3, self.heads, self.dim // self.heads).permute(2, 0, 3, 1, 4).unbind(0)  # 3 (B, h, N, d)
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, h, N, d)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens (B, N, D) -> (B, N, D). Raises ValueError for another shape."""
-        qkv = self._project(tokens)  # (B, N, 3D)
-        q, k, v = self._split(qkv)  # (B, h, N, d) each
-        mixed = self._mix(q, k, v).transpose(1, 2).reshape(tokens.shape)  # (B, N, D)
+        q, k, v = self._project(tokens)  # (B, N, D) each
+        mixed = self._mix(self._split(q), self._split(k), self._split(v))  # (B, h, N, d)
+        mixed = mixed.transpose(1, 2).reshape(tokens.shape)  # (B, N, D)
         if self.local is not None:
-            mixed = mixed + self._local(qkv[..., 2 * self.dim :])  # (B, N, D)
+            mixed = mixed + self._local(v)  # (B, N, D)
         return self.out(mixed)  # (B, N, D)
 
     @torch.no_grad()
     def record(self, tokens: Tensor) -> AttentionRecord:
         """q, k and the attention weights for tokens (B, N, D). The local branch is not part of the weights."""
-        q, k, _ = self._split(self._project(tokens))  # (B, h, N, d) each
+        q, k, _ = self._project(tokens)  # (B, N, D) each
+        q, k = self._split(q), self._split(k)  # (B, h, N, d) each
         return AttentionRecord(q, k, attention_matrix(q, k, self.feature_map))
 
 

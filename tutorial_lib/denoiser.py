@@ -64,10 +64,10 @@ class EfficientTransformerBlock(nn.Module):
 
     def forward(self, tokens: Tensor, condition: Tensor) -> Tensor:
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = self.modulation(condition)  # (B, 1, D) each
-        normed = self.attention_norm(tokens) * (1 + scale_a) + shift_a  # (B, N, D)
-        tokens = tokens + gate_a * self.attention(normed)  # (B, N, D)
-        normed = self.ff_norm(tokens) * (1 + scale_f) + shift_f  # (B, N, D)
-        return tokens + gate_f * self.ff(normed)  # (B, N, D)
+        normed = torch.addcmul(shift_a, self.attention_norm(tokens), 1 + scale_a)  # (B, N, D) shift + norm * (1 + scale)
+        tokens = torch.addcmul(tokens, gate_a, self.attention(normed))  # (B, N, D) tokens + gate * attention
+        normed = torch.addcmul(shift_f, self.ff_norm(tokens), 1 + scale_f)  # (B, N, D)
+        return torch.addcmul(tokens, gate_f, self.ff(normed))  # (B, N, D)
 
 
 class EfficientTransformerDenoiser(nn.Module):

@@ -7,6 +7,7 @@ nearest training images "are they new, or copied?".
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,9 +17,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from tutorial_lib.validate import check_int, check_labels, check_tensor
+from .validate import check_int, check_labels, check_tensor
 
 ASSETS = Path(__file__).parent / "assets"
+JUDGE_FORMAT, REFERENCE_FORMAT = "tutorial_lib.DigitJudge/1", "tutorial_lib.ReferenceStatistics/1"
 CHUNK = 1_000  # images that the judge looks at together: 10,000 at once would need about 1 GB of memory
 
 
@@ -66,12 +68,12 @@ class DigitJudge(nn.Module):
         Raises FileNotFoundError if there is no such file, ValueError if it does not hold a digit judge's weights.
         """
         path = Path(path) if path is not None else ASSETS / "digit_judge.safetensors"
-        tensors, metadata = _read(path, "digit_judge")
+        tensors, metadata = _read(path, JUDGE_FORMAT)
         try:
-            judge = cls(int(metadata["width"]), int(metadata["features"]))
+            judge = cls(**json.loads(metadata["config"]))
             judge.load_state_dict(tensors)
-        except (KeyError, ValueError, RuntimeError) as error:
-            raise ValueError(f"{path} does not hold the weights that its metadata announces: {error}") from error
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"path must name weights that fit their own config; {path} does not: {error}") from error
         return judge.eval()
 
 
@@ -109,21 +111,24 @@ class Scores:
         return (
             f"{self.n:,} digits: {self.agreement:.2%} read as asked (real digits {self.agreement_real:.2%}); "
             f"diversity {self.diversity_share:.1%} of real digits'\n"
-            f"Frechet distance {self.frechet:.2f} = {self.frechet_in_floors:.2f} times the floor {self.floor:.2f} "
+            f"Frechet distance {self.frechet:.3f} = {self.frechet_in_floors:.2f} times the floor {self.floor:.3f} "
             f"({self.n:,} real digits' distance)"
         )
 
 
-def _read(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _read(path: Path, expected: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}; reinstall tutorial_lib, or make it: scripts/make_judge.py")
+        raise FileNotFoundError(f"path must name a file of {expected}; there is none at {path}")
     try:
         with safe_open(path, framework="pt") as file:
-            tensors, metadata = {key: file.get_tensor(key) for key in list(file.keys())}, file.metadata() or {}
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
-    if metadata.get("kind") != kind:
-        raise ValueError(f"{path} must hold a {kind}; its metadata says {metadata.get('kind', 'nothing')!r}")
+        raise ValueError(f"path must name a whole safetensors file; {path} is damaged ({error})") from error
+    if metadata.get("format") != expected:
+        raise ValueError(f"path must name a file of {expected}; {path} says {metadata.get('format')!r}")
+    if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
+        raise ValueError(f"path must name finite numbers; {path} has NaN or infinity")
     return tensors, metadata
 
 
@@ -140,32 +145,28 @@ def reference_statistics(path: str | Path | None = None) -> ReferenceStatistics:
     Raises FileNotFoundError if there is no such file, ValueError if it holds something else.
     """
     path = Path(path) if path is not None else ASSETS / "mnist_reference.safetensors"
-    tensors, _ = _read(path, "mnist_reference")
+    tensors, _ = _read(path, REFERENCE_FORMAT)
     try:
-        rows = zip(
-            tensors["floor_n"].tolist(), tensors["floor_mean"].tolist(), tensors["floor_std"].tolist(), strict=True
-        )
-        floors = {n: (mean, std) for n, mean, std in rows}
+        columns = (tensors[name].tolist() for name in ("floor_n", "floor_mean", "floor_std"))
+        floors = {n: (mean, std) for n, mean, std in zip(*columns, strict=True)}
         shares = float(tensors["agreement"]), float(tensors["diversity"])
         return ReferenceStatistics(tensors["mean"], tensors["covariance"], *shares, floors)
-    except (KeyError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{path} does not hold whole reference statistics: {error}") from error
+    except (KeyError, ValueError, RuntimeError, TypeError) as error:
+        raise ValueError(f"path must name whole reference statistics; {path} is not: {error}") from error
 
 
-def _check_pixels(images: Tensor, name: str, shape: tuple[int | str, ...]) -> Tensor:
+def _check_pixels(images: Tensor, name: str, shape: tuple[int | str, ...]) -> None:
     check_tensor(images, name, shape)
     if images.numel() and images.abs().max() > 1.001:  # a rounding error is welcome, 0..255 and unclipped noise are not
         low, high = float(images.min()), float(images.max())
         raise ValueError(f"{name} must have values in [-1, 1]; got values from {low:.4g} to {high:.4g}")
-    return images
 
 
 @torch.no_grad()
-def _look(judge: DigitJudge, images: Tensor, name: str, layer: Callable[[Tensor], Tensor]) -> Tensor:
+def _look(layer: Callable[[Tensor], Tensor], judge: DigitJudge, images: Tensor, name: str, fewest: int) -> Tensor:
     """Returns `layer` (the judge or its features) of all images, on the CPU; the judge's mode is left as it was."""
     _check_pixels(images, name, ("N", 1, 16, 16))
-    if not len(images):
-        raise ValueError(f"{name} must hold at least 1 image; got 0")
+    check_int(len(images), f"len({name})", fewest)
     weight, was_training = judge.head.weight, judge.training
     judge.eval()  # in training mode BatchNorm would make each answer depend on its neighbours in the batch
     try:
@@ -181,7 +182,7 @@ def class_agreement(images: Tensor, labels: Tensor, judge: DigitJudge | None = N
     Raises ValueError for wrong shapes, dtypes, pixel values or labels.
     """
     judge = judge or load_judge()
-    logits = _look(judge, images, "images", judge)  # (N, 10)
+    logits = _look(judge, judge, images, "images", fewest=1)  # (N, 10)
     check_labels(labels, "labels", len(images), 10)
     return float((logits.argmax(1) == labels.cpu()).double().mean())
 
@@ -189,12 +190,10 @@ def class_agreement(images: Tensor, labels: Tensor, judge: DigitJudge | None = N
 def feature_statistics(images: Tensor, judge: DigitJudge | None = None, name: str = "images") -> tuple[Tensor, Tensor]:
     """Returns mean (F,) and covariance (F, F), float64, of the judge's features of images (N, 1, 16, 16) in [-1, 1].
 
-    Raises ValueError for wrong shapes, dtypes or pixel values, and for fewer than 2 images.
+    Raises ValueError for wrong shapes, dtypes or pixel values, and for fewer than 2 images, which have no covariance.
     """
     judge = judge or load_judge()
-    features = _look(judge, images, name, judge.features).double()  # (N, F)
-    if len(features) < 2:
-        raise ValueError(f"{name} must hold at least 2 images, or there is no covariance; got {len(features)}")
+    features = _look(judge.features, judge, images, name, fewest=2).double()  # (N, F)
     return features.mean(0), features.T.cov()  # (F,), (F, F)
 
 
@@ -216,11 +215,11 @@ def frechet_from_statistics(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b
     check_tensor(mean_b, "mean_b", (size,))
     check_tensor(cov_a, "cov_a", (size, size))
     check_tensor(cov_b, "cov_b", (size, size))
-    cov_a, cov_b = cov_a.double().cpu(), cov_b.double().cpu()  # (F, F) each
+    cov_a, cov_b = cov_a.cpu().double(), cov_b.cpu().double()  # (F, F) each; on the CPU because MPS has no float64
     # The eigenvalues of A B are those of R R^T with R = sqrt(A) sqrt(B), so their roots are R's singular values.
     # Taking these directly loses no digits where an eigenvalue is 0, which it is whenever n <= F.
     root = _square_root(cov_a, "cov_a") @ _square_root(cov_b, "cov_b")  # (F, F)
-    shift = (mean_a.double().cpu() - mean_b.double().cpu()).square().sum()  # ()
+    shift = (mean_a.cpu().double() - mean_b.cpu().double()).square().sum()  # ()
     spread = cov_a.trace() + cov_b.trace() - 2 * torch.linalg.svdvals(root).sum()  # ()
     return max(0.0, float(shift + spread))  # rounding could leave -1e-13 for equal sets
 
@@ -238,11 +237,9 @@ def frechet_distance(
     if images_b is None and judge is not None and judge is not load_judge():
         raise ValueError("images_b must be given with another judge: the shipped statistics hold for the shipped judge")
     images_b = reference_statistics() if images_b is None else images_b
-    if isinstance(images_b, ReferenceStatistics):
-        statistics_b = images_b.mean, images_b.covariance
-    else:
-        statistics_b = feature_statistics(images_b, judge, "images_b")
-    return frechet_from_statistics(*feature_statistics(images_a, judge, "images_a"), *statistics_b)
+    known = isinstance(images_b, ReferenceStatistics)
+    b = (images_b.mean, images_b.covariance) if known else feature_statistics(images_b, judge, "images_b")
+    return frechet_from_statistics(*feature_statistics(images_a, judge, "images_a"), *b)
 
 
 def frechet_floor(n: int) -> float:
@@ -270,6 +267,7 @@ def diversity(images: Tensor, labels: Tensor) -> float:
     """
     _check_pixels(images, "images", ("N", "C", "H", "W"))
     check_labels(labels, "labels", len(images), 10)
+    images, labels = images.cpu(), labels.cpu()  # MPS has no float64
     classes, counts = labels.unique(return_counts=True)  # (K,), (K,)
     if not len(images) or counts.min() < 2:
         raise ValueError(f"images must hold at least 2 images of each class present; got {counts.tolist()}")
@@ -281,28 +279,27 @@ def diversity(images: Tensor, labels: Tensor) -> float:
 def nearest_training_images(images: Tensor, training_images: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
     """Returns the k nearest training images of each image: pixel L2 distances (N, k), ascending, and indices (N, k).
 
-    images (N, C, H, W), training_images (M, C, H, W). Of equally near ones the lowest index comes first. Raises
+    images (N, C, H, W), training_images (M, C, H, W); the answers are float32 and int64, on the CPU. Of equally near ones the lowest index comes first. Raises
     ValueError for wrong shapes or dtypes, NaN, and k outside 1 .. M.
     """
     check_tensor(images, "images", ("N", "C", "H", "W"))
     check_tensor(training_images, "training_images", ("M", *images.shape[1:]))
+    check_int(len(training_images), "len(training_images)")
     check_int(k, "k", 1, len(training_images))
+    images = images.cpu().float()  # (N, C, H, W); MPS has no float64 for the exact distances below
     training = training_images.flatten(1).to(images)  # (M, D)
     norms = training.square().sum(1)  # (M,)
     few = min(k + 8, len(training))  # spare candidates, because the fast form below can confuse near-equals
     distances, indices = [], []
     for part in images.flatten(1).split(max(1, 2**24 // len(training))):  # (P, D): at most 64 MB for each P x M matrix
         # |x - y|^2 = |x|^2 - 2 x.y + |y|^2 and |x|^2 is the same for all y: one matrix product finds the candidates
-        near = (
-            torch.addmm(norms, part, training.T, alpha=-2).topk(few, largest=False).indices.sort(1).values
-        )  # (P, few)
+        rank = torch.addmm(norms, part, training.T, alpha=-2)  # (P, M)
+        near = rank.topk(few, largest=False).indices.sort(1).values  # (P, few)
         exact = (training[near].double() - part[:, None].double()).norm(dim=2)  # (P, few)
-        best = exact.sort(1, stable=True).indices[:, :k]  # (P, k)
+        best = exact.sort(dim=1, stable=True).indices[:, :k]  # (P, k)
         distances.append(exact.gather(1, best))
         indices.append(near.gather(1, best))
-    if not distances:
-        return images.new_empty(0, k), torch.empty(0, k, dtype=torch.int64)  # (0, k), (0, k)
-    return torch.cat(distances).to(images.dtype), torch.cat(indices)  # (N, k), (N, k)
+    return torch.cat(distances).float(), torch.cat(indices)  # (N, k), (N, k)
 
 
 def score(images: Tensor, labels: Tensor) -> Scores:
@@ -313,10 +310,10 @@ def score(images: Tensor, labels: Tensor) -> Scores:
     """
     _check_pixels(images, "images", ("n", 1, 16, 16))
     check_labels(labels, "labels", len(images), 10)
-    floor, real = frechet_floor(len(images)), reference_statistics()
+    real = reference_statistics()
+    check_int(len(images), "len(images)", min(real.floors), max(real.floors))  # for others no floor was measured
     if len(labels.unique()) < 10:
         raise ValueError(f"labels must hold all ten digits, as the real set does; got {labels.unique().tolist()}")
-    distance = frechet_distance(images)
-    share = diversity(images, labels) / real.diversity
-    agreement = class_agreement(images, labels)
+    distance, floor = frechet_distance(images), frechet_floor(len(images))
+    agreement, share = class_agreement(images, labels), diversity(images, labels) / real.diversity
     return Scores(len(images), agreement, real.agreement, distance, floor, distance / floor, share)

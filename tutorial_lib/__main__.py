@@ -1,0 +1,90 @@
+"""The command line: `python -m tutorial_lib train`, `sample` and `doctor`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from .checkpoints import load_model, load_pretrained, pick_device
+from .plots import save_figure, trajectory_figure
+from .runs import RECIPES, draw, run_train
+from .sampling import DEFAULT_GUIDANCE, DEFAULT_SOLVER, SOLVERS
+from .validate import check_int, check_labels
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments, with help that a beginner understands."""
+    main = argparse.ArgumentParser(prog="python -m tutorial_lib", description="Turn noise into handwritten digits.")
+    commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    sub = commands.add_parser("sample", help="draw digits with a trained network and save a picture")
+    sub.add_argument("--digit", type=int, choices=range(10), metavar="0-9", help="draw only this digit (default: all ten)")
+    sub.add_argument("--count", type=int, default=1, metavar="N", help="rows per digit (default: 1)")
+    sub.add_argument("--steps", type=int, default=10, metavar="N", help="denoising steps from noise to digit (default: 10)")
+    sub.add_argument("--guidance", type=float, default=DEFAULT_GUIDANCE, metavar="X",
+                     help=f"how strongly to follow the label: 0 ignores it, 1 is plain, more exaggerates (default: {DEFAULT_GUIDANCE:g})")  # noqa: E501
+    sub.add_argument("--solver", choices=SOLVERS, default=DEFAULT_SOLVER, help=f"the step rule (default: {DEFAULT_SOLVER})")
+    sub.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same picture (default: 0)")
+    sub.add_argument("--weights", metavar="FILE", help="your own model.safetensors (default: the shipped weights)")
+    sub.add_argument("--device", metavar="NAME", help="cpu, cuda or mps (default: the fastest one here)")
+    sub.add_argument("--out", default="digits.png", metavar="FILE.png", help="the picture (default: digits.png)")
+
+    sub = commands.add_parser(
+        "train",
+        help="train a network from scratch; can be stopped with Ctrl-C and resumed",
+        epilog="Writes into the folder --out: checkpoint.pt, and at the end model.safetensors, scores.json, digits.png.",
+    )
+    sub.add_argument("--recipe", choices=RECIPES, help="fast: good digits soonest; published: the original (default: fast)")
+    sub.add_argument("--source", choices=["embedded", "torchvision"],
+                     help="embedded: 4,000 images in this package; torchvision: all 60,000, downloaded (default: embedded)")
+    sub.add_argument("--data", choices=["mnist", "fashion_mnist"], help="digits or clothes (default: mnist)")
+    sub.add_argument("--root", metavar="FOLDER", help="where the torchvision download is or goes (default: data)")
+    length = sub.add_mutually_exclusive_group()
+    length.add_argument("--epochs", type=int, metavar="N", help="passes over the images (default: 30)")
+    length.add_argument("--steps", type=int, metavar="N", help="or: batches to train on")
+    length.add_argument("--minutes", type=float, metavar="X", help="or: measure this machine, then fix steps for X minutes")
+    sub.add_argument("--device", metavar="NAME", help="cpu, cuda or mps (default: the fastest one here)")
+    sub.add_argument("--seed", type=int, metavar="N", help="start of all random numbers (default: 0)")
+    sub.add_argument("--out", metavar="FOLDER", help="where the run's files go (default: runs/DATA-RECIPE)")
+    sub.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
+
+    commands.add_parser("doctor", help="check versions, memory, data, weights and the notebook front end")
+    return main
+
+
+def run_sample(args: argparse.Namespace) -> int:
+    """`sample`: the picture of this system, ten rows from noise to digit."""
+    device, count = pick_device(args.device), check_int(args.count, "--count")
+    if Path(args.out).suffix.lower() != ".png":
+        raise ValueError(f"--out must end in .png; got {args.out!r}")
+    model = load_model(args.weights, device) if args.weights else load_pretrained("mnist", device)
+    digits = list(range(model.num_classes)) if args.digit is None else [args.digit]
+    labels = check_labels(torch.tensor(digits), "--digit", None, model.num_classes).repeat_interleave(count)  # (B,)
+    start = time.perf_counter()
+    states = draw(model, labels, args.steps, args.guidance, args.solver, args.seed)
+    path = save_figure(trajectory_figure(states, labels), args.out)
+    print(f"{len(labels)} images, {args.solver}, {args.steps} steps, guidance {args.guidance:g}, {states[-1].nfe} network "
+          f"evaluations each, {time.perf_counter() - start:.1f} s: {path}")  # fmt: skip
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command; a mistake in the input ends with one clear line and exit status 2."""
+    args = parser().parse_args(arguments)
+    try:
+        if args.command == "doctor":
+            from .doctor import run_doctor
+
+            return run_doctor()
+        return run_sample(args) if args.command == "sample" else run_train(args)
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(f"{args.command}: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

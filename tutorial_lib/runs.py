@@ -1,0 +1,160 @@
+"""One training run in one folder: settings, progress bar, checkpoints, Ctrl-C, and at the end scores and a picture."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import json
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from .checkpoints import load_checkpoint, pick_device, save_checkpoint, save_model, write_file
+from .data import load_images
+from .denoiser import EfficientTransformerDenoiser
+from .evaluation import score
+from .noising import NoiseSchedule
+from .plots import save_figure, trajectory_figure
+from .sampling import DEFAULT_GUIDANCE, DEFAULT_SOLVER, SOLVERS, GuidedDenoiser, State, initial_noise, sample, sample_loop
+from .training import Progress, TrainConfig, config_from_state, train
+from .validate import check_int, check_number
+
+RECIPES = {"fast": TrainConfig.fast, "published": TrainConfig.published}
+DEFAULTS = {"recipe": "fast", "data": "mnist", "source": "embedded", "seed": 0}
+LENGTHS = ("epochs", "steps", "minutes")
+CHECKPOINT_SECONDS = 50
+SCORED_DIGITS = 2000
+
+
+def draw(
+    model: EfficientTransformerDenoiser,
+    labels: Tensor,
+    steps: int = 10,
+    guidance_scale: float = DEFAULT_GUIDANCE,
+    solver: str = DEFAULT_SOLVER,
+    seed: int = 0,
+) -> list[State]:
+    """The whole process for labels (B,): every state from pure noise to the clean image."""
+    generator = torch.Generator().manual_seed(check_int(seed, "seed", 0, 2**63 - 1))
+    times = NoiseSchedule.cosine().timesteps(steps)  # (steps + 1,)
+    denoise = GuidedDenoiser(model, labels.to(next(model.parameters()).device), guidance_scale)
+    noise = initial_noise(model, len(labels), generator)  # (B, C, H, W)
+    return list(sample_loop(denoise, noise, SOLVERS[solver](), times=times, generator=generator))
+
+
+def measured_steps(
+    model: EfficientTransformerDenoiser, images: Tensor, labels: Tensor, config: TrainConfig, minutes: float, device: str
+) -> int:
+    """How many steps fit into so many minutes here: from the median time of a few steps on a copy of the network."""
+    check_number(minutes, "minutes", 0.01, 1e6)
+    times = [time.perf_counter()]
+    for _ in train(copy.deepcopy(model), images, labels, dataclasses.replace(config, steps=15), device=device):
+        times.append(time.perf_counter())
+    seconds = sorted(after - before for before, after in zip(times[5:-1], times[6:], strict=True))
+    return max(1, round(0.97 * 60 * minutes / seconds[len(seconds) // 2]))  # 3 % for checkpoints
+
+
+def settings_of(args: argparse.Namespace, state: dict[str, Any] | None) -> dict[str, Any]:
+    """The run's settings: the checkpoint's when resuming, else the arguments over the defaults."""
+    given = {name: getattr(args, name) for name in (*DEFAULTS, *LENGTHS) if getattr(args, name) is not None}
+    if state is None:
+        return {**DEFAULTS, **given}
+    for name, value in given.items():
+        if state["run"].get(name) != value:
+            raise ValueError(
+                f"--resume goes on with the run's own settings: --{name} was {state['run'].get(name, 'not given')}, got "
+                f"{value}; leave it out, or choose another --out for a new run"
+            )
+    return state["run"]
+
+
+def run_train(args: argparse.Namespace) -> int:
+    """`train`: exit status 0 when the run is complete, 130 when it was stopped with Ctrl-C and saved."""
+    device = pick_device(args.device)
+    out = Path(args.out or f"runs/{args.data or DEFAULTS['data']}-{args.recipe or DEFAULTS['recipe']}")
+    checkpoint, state = out / "checkpoint.pt", None
+    if checkpoint.exists():
+        if not args.resume:
+            raise ValueError(
+                f"--out must be a folder without a run; {out} holds one: add --resume to go on with it, or choose another"
+            )
+        state = load_checkpoint(checkpoint)
+    elif args.resume:
+        print(f"There is no checkpoint in {out}: starting afresh.")
+    run = settings_of(args, state)
+    images, labels = load_images(run["data"], "train", source=run["source"], root=args.root)
+    out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(check_int(run["seed"], "seed", 0, 2**31 - 1))
+    model = EfficientTransformerDenoiser()
+    if state is not None:
+        config = config_from_state(state)
+        print(f"Going on from step {state['step']:,}.")
+    else:
+        config = RECIPES[run["recipe"]](**{name: run[name] for name in ("seed", "epochs", "steps") if name in run})
+        if "minutes" in run:
+            config = dataclasses.replace(
+                config, steps=measured_steps(model, images, labels, config, run["minutes"], device)
+            )
+    print(
+        f"{len(images):,} images ({run['data']}, {run['source']}), {config.total_steps(len(images)):,} steps of "
+        f"{config.batch_size}, recipe {run['recipe']}, device {device.type}, folder {out}"
+    )
+    seconds = state["seconds"] if state else 0.0
+    last = follow(train(model, images, labels, config, device=device, resume=state), checkpoint, run, seconds)
+    if last is not None and last.step < last.steps:
+        print(f"Stopped at step {last.step:,} and saved. Go on with: python -m tutorial_lib train --resume --out {out}")
+        return 130
+    if last is None:  # the checkpoint was already complete: nothing left to train
+        model.load_state_dict(state["ema"])
+    finish(model if last is None else last.ema, out, run)
+    return 0
+
+
+def follow(steps: Iterator[Progress], checkpoint: Path, run: dict[str, Any], seconds: float) -> Progress | None:
+    """Runs the training with a progress bar and checkpoints, until the end or Ctrl-C; returns the last step's progress."""
+    stopped, progress, bar, started = [], None, None, time.monotonic()
+    saved = started
+    # Ctrl-C in the middle of a step would leave half-updated weights: note it, finish the step, then save.
+    previous = signal.signal(signal.SIGINT, lambda *_: stopped.append(True))
+    try:
+        for progress in steps:
+            size = progress.config.batch_size
+            if bar is None:
+                total, done = progress.steps * size, (progress.step - 1) * size
+                bar = tqdm(total=total, initial=done, unit=" images", unit_scale=True, dynamic_ncols=True)
+            bar.set_postfix(loss=f"{progress.loss:.4f}", refresh=False)
+            bar.update(size)
+            now = time.monotonic()
+            if stopped or progress.step == progress.steps or now - saved > CHECKPOINT_SECONDS:
+                save_checkpoint({**progress.state(), "run": run, "seconds": seconds + now - started}, checkpoint)
+                saved = now
+            if stopped:
+                break
+    finally:
+        signal.signal(signal.SIGINT, previous)
+        if bar is not None:
+            bar.close()
+    return progress
+
+
+def finish(model: EfficientTransformerDenoiser, out: Path, run: dict[str, Any]) -> None:
+    """Final weights, picture and scores of a run, with the default solver and guidance."""
+    print(f"Weights: {save_model(model.eval(), out / 'model.safetensors', run=json.dumps(run))}")
+    digits = torch.arange(model.num_classes)  # (10,)
+    picture = save_figure(trajectory_figure(draw(model, digits), digits), out / "digits.png")
+    print(f"Picture: {picture}")
+    if run["data"] != "mnist":
+        print("Scores: none; the judge reads digits only.")
+        return
+    labels = torch.arange(SCORED_DIGITS) % model.num_classes  # (2000,)
+    scores = score(sample(model, labels, generator=torch.Generator().manual_seed(1)).cpu(), labels)
+    text = json.dumps({**dataclasses.asdict(scores), "run": run}, indent=1) + "\n"
+    write_file(out / "scores.json", lambda temporary: temporary.write_text(text))
+    print(f"Scores ({DEFAULT_SOLVER}, 10 steps, guidance {DEFAULT_GUIDANCE:g}): {scores}")
