@@ -22,12 +22,23 @@ def parser() -> argparse.ArgumentParser:
     commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     sub = commands.add_parser("sample", help="draw digits with a trained network and save a picture")
-    sub.add_argument("--digit", type=int, choices=range(10), metavar="0-9", help="draw only this digit (default: all ten)")
+    sub.add_argument(
+        "--digit", type=int, choices=range(10), metavar="0-9", help="draw only this digit (default: all ten)"
+    )
     sub.add_argument("--count", type=int, default=1, metavar="N", help="rows per digit (default: 1)")
-    sub.add_argument("--steps", type=int, default=10, metavar="N", help="denoising steps from noise to digit (default: 10)")
-    sub.add_argument("--guidance", type=float, default=DEFAULT_GUIDANCE, metavar="X",
-                     help=f"how strongly to follow the label: 0 ignores it, 1 is plain, more exaggerates (default: {DEFAULT_GUIDANCE:g})")  # noqa: E501
-    sub.add_argument("--solver", choices=SOLVERS, default=DEFAULT_SOLVER, help=f"the step rule (default: {DEFAULT_SOLVER})")
+    sub.add_argument(
+        "--steps", type=int, default=10, metavar="N", help="denoising steps from noise to digit (default: 10)"
+    )
+    sub.add_argument(
+        "--guidance",
+        type=float,
+        default=DEFAULT_GUIDANCE,
+        metavar="X",
+        help=f"how strongly to follow the label: 0 not at all, 1 plainly (default: {DEFAULT_GUIDANCE:g})",
+    )  # noqa: E501
+    sub.add_argument(
+        "--solver", choices=SOLVERS, default=DEFAULT_SOLVER, help=f"the step rule (default: {DEFAULT_SOLVER})"
+    )
     sub.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same picture (default: 0)")
     sub.add_argument("--weights", metavar="FILE", help="your own model.safetensors (default: the shipped weights)")
     sub.add_argument("--device", metavar="NAME", help="cpu, cuda or mps (default: the fastest one here)")
@@ -36,17 +47,24 @@ def parser() -> argparse.ArgumentParser:
     sub = commands.add_parser(
         "train",
         help="train a network from scratch; can be stopped with Ctrl-C and resumed",
-        epilog="Writes into the folder --out: checkpoint.pt, and at the end model.safetensors, scores.json, digits.png.",
+        epilog="Writes into --out: checkpoint.pt, and at the end model.safetensors, scores.json, digits.png.",
     )
-    sub.add_argument("--recipe", choices=RECIPES, help="fast: good digits soonest; published: the original (default: fast)")
-    sub.add_argument("--source", choices=["embedded", "torchvision"],
-                     help="embedded: 4,000 images in this package; torchvision: all 60,000, downloaded (default: embedded)")
+    sub.add_argument(
+        "--recipe", choices=RECIPES, help="fast: good digits soonest; published: the original (default: fast)"
+    )
+    sub.add_argument(
+        "--source",
+        choices=["embedded", "torchvision"],
+        help="embedded: 4,000 images in this package; torchvision: all 60,000, downloaded (default: embedded)",
+    )
     sub.add_argument("--data", choices=["mnist", "fashion_mnist"], help="digits or clothes (default: mnist)")
     sub.add_argument("--root", metavar="FOLDER", help="where the torchvision download is or goes (default: data)")
     length = sub.add_mutually_exclusive_group()
     length.add_argument("--epochs", type=int, metavar="N", help="passes over the images (default: 30)")
     length.add_argument("--steps", type=int, metavar="N", help="or: batches to train on")
-    length.add_argument("--minutes", type=float, metavar="X", help="or: measure this machine, then fix steps for X minutes")
+    length.add_argument(
+        "--minutes", type=float, metavar="X", help="or: measure this machine, then fix steps for X minutes"
+    )
     sub.add_argument("--device", metavar="NAME", help="cpu, cuda or mps (default: the fastest one here)")
     sub.add_argument("--seed", type=int, metavar="N", help="start of all random numbers (default: 0)")
     sub.add_argument("--out", metavar="FOLDER", help="where the run's files go (default: runs/DATA-RECIPE)")
@@ -67,8 +85,8 @@ def run_sample(args: argparse.Namespace) -> int:
     start = time.perf_counter()
     states = draw(model, labels, args.steps, args.guidance, args.solver, args.seed)
     path = save_figure(trajectory_figure(states, labels), args.out)
-    print(f"{len(labels)} images, {args.solver}, {args.steps} steps, guidance {args.guidance:g}, {states[-1].nfe} network "
-          f"evaluations each, {time.perf_counter() - start:.1f} s: {path}")  # fmt: skip
+    print(f"{len(labels)} images, {args.solver}, {args.steps} steps, guidance {args.guidance:g}, {states[-1].nfe} "
+          f"network evaluations each, {time.perf_counter() - start:.1f} s: {path}")  # fmt: skip
     return 0
 
 

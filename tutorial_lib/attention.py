@@ -20,7 +20,9 @@ EPS = 1e-6  # keeps the denominator from 0 where ReLU leaves a query without a s
 
 def _feature_maps(q: Tensor, k: Tensor, feature_map: str) -> tuple[Tensor, Tensor]:
     """phi(q) and phi(k), both (..., N, d) and without negative entries."""
-    if feature_map == "double_softmax":  # each query spreads 1 over the features, each feature spreads 1 over the tokens
+    if (
+        feature_map == "double_softmax"
+    ):  # each query spreads 1 over the features, each feature spreads 1 over the tokens
         return q.softmax(dim=-1), k.softmax(dim=-2)
     if feature_map == "elu1":
         return F.elu(q) + 1, F.elu(k) + 1
@@ -143,9 +145,7 @@ class LinearAttention(_Attention):
     Raises ValueError if `heads` does not divide `dim`, or for an unknown feature map.
     """
 
-    def __init__(
-        self, dim: int = 128, heads: int = 4, feature_map: str = "double_softmax", local: bool = True
-    ) -> None:
+    def __init__(self, dim: int = 128, heads: int = 4, feature_map: str = "double_softmax", local: bool = True) -> None:
         check_choice(feature_map, "feature_map", FEATURE_MAPS)
         super().__init__(dim, heads, local)
         self.feature_map = feature_map

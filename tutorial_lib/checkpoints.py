@@ -36,7 +36,7 @@ def pick_device(device: str | torch.device | None = None) -> torch.device:
 
 
 def write_file(path: str | Path, write: Callable[[Path], None]) -> Path:
-    """Lets `write` fill a temporary file beside `path`, then renames it: the old file or the new one, never half of one."""
+    """Lets `write` fill a temporary file beside `path`, then renames it: the old file or the new, never half of one."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}.{path.name}")  # the ending stays: it tells a picture's format
@@ -68,7 +68,7 @@ def load_model(path: str | Path, device: str | torch.device | None = None) -> Ef
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"path must name a whole safetensors file; {path} is truncated or damaged ({error})") from error
+        raise ValueError(f"path must name a whole safetensors file; {path} is damaged ({error})") from error
     if metadata.get("format") != FORMAT:
         raise ValueError(f"path must name a file of {FORMAT}; {path} says {metadata.get('format')!r}")
     try:

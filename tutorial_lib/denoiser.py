@@ -27,7 +27,7 @@ class TimeEmbedding(nn.Module):
 
 
 class Modulation(nn.Module):
-    """adaLN-Zero (DiT, arXiv:2212.09748): from the conditioning (B, D), `parts` vectors (B, 1, D), all 0 at the start."""
+    """adaLN-Zero (DiT, arXiv:2212.09748): from the condition (B, D), `parts` vectors (B, 1, D), all 0 at the start."""
 
     def __init__(self, dim: int, parts: int) -> None:
         super().__init__()
@@ -64,7 +64,9 @@ class EfficientTransformerBlock(nn.Module):
 
     def forward(self, tokens: Tensor, condition: Tensor) -> Tensor:
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = self.modulation(condition)  # (B, 1, D) each
-        normed = torch.addcmul(shift_a, self.attention_norm(tokens), 1 + scale_a)  # (B, N, D) shift + norm * (1 + scale)
+        normed = torch.addcmul(
+            shift_a, self.attention_norm(tokens), 1 + scale_a
+        )  # (B, N, D) shift + norm * (1 + scale)
         tokens = torch.addcmul(tokens, gate_a, self.attention(normed))  # (B, N, D) tokens + gate * attention
         normed = torch.addcmul(shift_f, self.ff_norm(tokens), 1 + scale_f)  # (B, N, D)
         return torch.addcmul(tokens, gate_f, self.ff(normed))  # (B, N, D)

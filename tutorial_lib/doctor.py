@@ -7,18 +7,18 @@ import importlib.metadata
 import os
 import platform
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 INSTALL = "run: python -m pip install -e . (in the project's folder, in its virtual environment)"
 NEEDED_GIB = 1.5
+OLDEST_PYTHON = (3, 11)
 PACKAGES = ("torch", "torchvision", "matplotlib", "jupyterlab", "ipywidgets", "nbval")
 
 
 def _python() -> str:
-    if sys.version_info < (3, 11):
+    if tuple(map(int, platform.python_version_tuple()[:2])) < OLDEST_PYTHON:
         raise RuntimeError(f"Python {platform.python_version()} is too old: install Python 3.11 or newer")
     return f"Python {platform.python_version()} on {platform.system()}"
 
@@ -70,7 +70,9 @@ def _weights() -> str:
     from .sampling import sample
 
     labels = torch.arange(10)  # (10,)
-    images = sample(load_pretrained("mnist", "cpu"), labels, generator=torch.Generator().manual_seed(0))  # (10, 1, 16, 16)
+    images = sample(
+        load_pretrained("mnist", "cpu"), labels, generator=torch.Generator().manual_seed(0)
+    )  # (10, 1, 16, 16)
     read = round(10 * class_agreement(images, labels))
     if read < 8:
         raise RuntimeError(f"only {read} of 10 drawn digits are readable: fetch a fresh copy of tutorial_lib/assets")

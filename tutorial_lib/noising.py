@@ -23,7 +23,7 @@ Time = float | Tensor
 def check_time(t: Time, name: str = "t") -> Tensor:
     """`t` as a tensor; raises ValueError unless every entry is in [0, 1]."""
     t = check_tensor(torch.as_tensor(t, dtype=torch.float64) if isinstance(t, int | float) else t, name, ("...",))
-    if t.numel() and not (0 <= t.min() and t.max() <= 1):
+    if t.numel() and (t.min() < 0 or t.max() > 1):
         raise ValueError(f"{name} must be from 0 (clean) to 1 (noise); got values from {t.min():g} to {t.max():g}")
     return t
 
@@ -48,7 +48,7 @@ class NoiseSchedule:
     def linear_beta(cls, steps: int = 10, rescaled: bool = True) -> NoiseSchedule:
         """The linear schedule of DDPM (arXiv:2006.11239) cut to few steps: it only exists to be shown failing.
 
-        beta runs from 1e-4 to 0.02, multiplied by 1000 / steps if `rescaled` (as improved-diffusion does). With 10 steps
+        beta runs from 1e-4 to 0.02, times 1000 / steps if `rescaled` (as improved-diffusion does). With 10 steps
         the rescaled form has beta > 1, and alpha is NaN; the other ends at alpha_bar = 0.90, far from noise. `check`
         refuses both. Times are rounded to the nearest of the steps.
         """
@@ -87,11 +87,11 @@ class NoiseSchedule:
         return self
 
     def timesteps(self, steps: int = 10) -> Tensor:
-        """The sampling grid: steps + 1 evenly spaced times from 1 down to 0, float64. Raises ValueError for steps < 1."""
+        """The sampling grid: steps + 1 even times from 1 down to 0, float64. Raises ValueError for steps < 1."""
         return torch.linspace(1, 0, check_int(steps, "steps") + 1, dtype=torch.float64)  # (steps + 1,)
 
     def add_noise(self, x0: Tensor, t: Time, eps: Tensor) -> Tensor:
-        """x_t = alpha(t) x0 + sigma(t) eps. x0 and eps (B, ...), t a number or (B,). Raises ValueError for other shapes."""
+        """x_t = alpha(t) x0 + sigma(t) eps; x0, eps (B, ...), t a number or (B,). Raises ValueError for other shapes."""
         check_tensor(x0, "x0", ("...", "B"))
         check_tensor(eps, "eps", tuple(x0.shape))
         t = check_time(t).to(x0)
@@ -128,7 +128,9 @@ class GaussianMixture:
 
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """`count` clean points (count, D)."""
-        k = torch.multinomial(self.weights, check_int(count, "count"), replacement=True, generator=generator)  # (count,)
+        k = torch.multinomial(
+            self.weights, check_int(count, "count"), replacement=True, generator=generator
+        )  # (count,)
         noise = torch.randn(count, self.means.shape[1], generator=generator, dtype=self.means.dtype)  # (count, D)
         return self.means[k] + self.std[k, None] * noise  # (count, D)
 
@@ -149,7 +151,7 @@ class GaussianMixture:
         return (self._log_joint(x, alpha, variance).logsumexp(1) - x.shape[1] / 2 * math.log(2 * math.pi)).exp()  # (B,)
 
     def __call__(self, x_t: Tensor, t: Time, labels: Tensor | None = None) -> Tensor:
-        """The posterior mean E[x0 | x_t] of points x_t (B, D) at one time t: the denoiser with the least mean square error.
+        """The posterior mean E[x0 | x_t] of points x_t (B, D) at one time t: no denoiser errs less in mean square.
 
         Has the call of a network, so that solvers can be tested on it; `labels` are ignored. At t = 0 the point itself,
         if std > 0, and the nearest mean where std is 0.
@@ -168,7 +170,7 @@ class GaussianMixture:
 
 
 class IdealDenoiser:
-    """The exact posterior mean over a data set: what a denoiser that memorised it would answer (arXiv:2206.00364, app. B).
+    """The exact posterior mean over a data set: the answers of one who knows it by heart (arXiv:2206.00364, app. B).
 
     images (M, C, H, W) in [-1, 1], labels int64 (M,) for the class-conditional answer. Called like the network:
     (x_t (B, C, H, W), t, labels (B,) or None) -> (B, C, H, W). Blurry at high noise, a look-up at low noise.

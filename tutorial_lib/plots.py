@@ -29,7 +29,7 @@ def save_figure(figure: Figure, path: str | Path, dpi: int = 100) -> Path:
 
 
 class Picture:
-    """A figure for the notebook, with the text that a screen reader says (JupyterLab drops the `alt` of plain PNG output)."""
+    """A figure for the notebook, with the text that a screen reader says (JupyterLab drops the alt of plain PNGs)."""
 
     def __init__(self, png: bytes, alt: str) -> None:
         self.png, self.alt = base64.b64encode(png).decode(), alt
@@ -53,8 +53,10 @@ def show(figure: Figure, alt: str) -> None:
     display(Picture(png_bytes(figure), alt))
 
 
-def image_grid(images: Tensor, columns: int, row_labels: Sequence[str] = (), column_labels: Sequence[str] = ()) -> Figure:
-    """Grey images (B, 1, H, W) in [-1, 1] (others are cut off), row by row, black on white, with labels at the edges."""
+def image_grid(
+    images: Tensor, columns: int, row_labels: Sequence[str] = (), column_labels: Sequence[str] = ()
+) -> Figure:
+    """Grey images (B, 1, H, W) in [-1, 1] (others are cut off), row by row, black on white, labels at the edges."""
     check_tensor(images, "images", ("B", 1, "H", "W"))
     rows = -(-len(images) // columns)
     figure = Figure(figsize=(0.62 * columns + 0.5, 0.62 * rows + 0.35), layout="constrained")

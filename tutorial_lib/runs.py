@@ -22,7 +22,16 @@ from .denoiser import EfficientTransformerDenoiser
 from .evaluation import score
 from .noising import NoiseSchedule
 from .plots import save_figure, trajectory_figure
-from .sampling import DEFAULT_GUIDANCE, DEFAULT_SOLVER, SOLVERS, GuidedDenoiser, State, initial_noise, sample, sample_loop
+from .sampling import (
+    DEFAULT_GUIDANCE,
+    DEFAULT_SOLVER,
+    SOLVERS,
+    GuidedDenoiser,
+    State,
+    initial_noise,
+    sample,
+    sample_loop,
+)
 from .training import Progress, TrainConfig, config_from_state, train
 from .validate import check_int, check_number
 
@@ -50,7 +59,12 @@ def draw(
 
 
 def measured_steps(
-    model: EfficientTransformerDenoiser, images: Tensor, labels: Tensor, config: TrainConfig, minutes: float, device: str
+    model: EfficientTransformerDenoiser,
+    images: Tensor,
+    labels: Tensor,
+    config: TrainConfig,
+    minutes: float,
+    device: str,
 ) -> int:
     """How many steps fit into so many minutes here: from the median time of a few steps on a copy of the network."""
     check_number(minutes, "minutes", 0.01, 1e6)
@@ -69,8 +83,8 @@ def settings_of(args: argparse.Namespace, state: dict[str, Any] | None) -> dict[
     for name, value in given.items():
         if state["run"].get(name) != value:
             raise ValueError(
-                f"--resume goes on with the run's own settings: --{name} was {state['run'].get(name, 'not given')}, got "
-                f"{value}; leave it out, or choose another --out for a new run"
+                f"--resume goes on with the run's own settings: --{name} was "
+                f"{state['run'].get(name, 'not given')}, got {value}; leave it out, or choose another --out for a new run"
             )
     return state["run"]
 
@@ -82,9 +96,7 @@ def run_train(args: argparse.Namespace) -> int:
     checkpoint, state = out / "checkpoint.pt", None
     if checkpoint.exists():
         if not args.resume:
-            raise ValueError(
-                f"--out must be a folder without a run; {out} holds one: add --resume to go on with it, or choose another"
-            )
+            raise ValueError(f"--out must be a folder without a run; {out} holds one: add --resume, or choose another")
         state = load_checkpoint(checkpoint)
     elif args.resume:
         print(f"There is no checkpoint in {out}: starting afresh.")
@@ -118,7 +130,7 @@ def run_train(args: argparse.Namespace) -> int:
 
 
 def follow(steps: Iterator[Progress], checkpoint: Path, run: dict[str, Any], seconds: float) -> Progress | None:
-    """Runs the training with a progress bar and checkpoints, until the end or Ctrl-C; returns the last step's progress."""
+    """Runs the training with a progress bar and checkpoints, until the end or Ctrl-C; returns the last progress."""
     stopped, progress, bar, started = [], None, None, time.monotonic()
     saved = started
     # Ctrl-C in the middle of a step would leave half-updated weights: note it, finish the step, then save.

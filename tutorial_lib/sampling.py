@@ -32,7 +32,7 @@ def _noise(x: Tensor, generator: torch.Generator | None) -> Tensor:
 
 
 def ddim(eta: float = 0.0) -> Solver:
-    """DDIM (arXiv:2010.02502): keep the noise that x is made of, at the level of s; `eta` replaces a part by fresh noise.
+    """DDIM (arXiv:2010.02502): keep the noise in x, at the level of s; `eta` replaces a part of it by fresh noise.
 
     eta from 0 (deterministic) to 1 (DDPM). At t = 1, alpha is 0 and x is all noise; at s = 0 the answer is x0_hat.
     """
@@ -107,7 +107,7 @@ class GuidedDenoiser:
     """Model, labels, guidance and clipping as one function denoise(x, t) -> x0_hat, which is all that a solver sees.
 
     x0 = x0_uncond + guidance_scale * (x0_cond - x0_uncond) (arXiv:2207.12598): 1 is the conditional network, 0 the
-    unconditional one, one evaluation each; any other scale costs two, made as one batch. `clip` keeps x0_hat in [-1, 1].
+    unconditional one, one evaluation each; any other scale costs two, made as one batch. `clip` keeps x0 in [-1, 1].
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class GuidedDenoiser:
 
 @dataclass(frozen=True)
 class State:
-    """One point of a trajectory: x at time t, the clean guess it was made from (None at the start), evaluations so far."""
+    """One point of a trajectory: x at time t, the guess it was made from (None at the start), evaluations so far."""
 
     t: float
     x: Tensor

@@ -1,4 +1,4 @@
-"""Training: noise a clean image, guess it back, learn from the squared error. One generator, one item a finished step."""
+"""Training: noise a clean image, guess it back, learn from the squared error. One generator, one item a step."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -51,12 +52,12 @@ class TrainConfig:
 
     @classmethod
     def published(cls, **changes: Any) -> TrainConfig:
-        """The published recipe: lr 3e-4, weight decay 0.05, cosine annealing with warm restarts every 5 epochs, 30 epochs."""
+        """The published recipe: lr 3e-4, weight decay 0.05, cosine annealing, warm restarts every 5 epochs, 30 epochs."""
         return cls(**{"lr": 3e-4, "min_lr": 1e-6, "warmup_steps": 0, "restart_epochs": 5, **changes})
 
     @classmethod
     def fast(cls, **changes: Any) -> TrainConfig:
-        """The recipe that reached good digits soonest here: twenty times the learning rate, and one cosine down to 0."""
+        """The recipe that reached good digits soonest here: 20 times the learning rate, and one cosine down to 0."""
         return cls(**changes)
 
     def steps_per_epoch(self, images: int) -> int:
@@ -107,13 +108,18 @@ def _generator(config: TrainConfig, stream: int, index: int) -> torch.Generator:
     return torch.Generator().manual_seed((config.seed * 1_000_000_007 + index) * 2 + stream)
 
 
+@lru_cache(maxsize=1)
+def _epoch_order(config: TrainConfig, images: int, epoch: int) -> Tensor:
+    return torch.randperm(images, generator=_generator(config, 0, epoch))  # (M,) drawn once an epoch
+
+
 def training_batch(
     images: Tensor, labels: Tensor, config: TrainConfig, step: int, null_class: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """x0 (B, C, H, W), t (B,), eps (B, C, H, W) and labels (B,) of one step: every image once an epoch, one t a sample."""
+    """x0 (B, C, H, W), t (B,), eps (B, C, H, W) and labels (B,) of a step: every image once an epoch, one t a sample."""
     per_epoch = config.steps_per_epoch(len(images))
     epoch, place = divmod(step, per_epoch)
-    order = torch.randperm(len(images), generator=_generator(config, 0, epoch))  # (M,)
+    order = _epoch_order(config, len(images), epoch)  # (M,)
     chosen = order[place * config.batch_size : (place + 1) * config.batch_size].to(images.device)  # (B,)
     generator, x0 = _generator(config, 1, step), images[chosen]  # (B, C, H, W)
     if config.levels is None:
@@ -163,7 +169,7 @@ def train(
     device: str | torch.device | None = None,
     resume: dict[str, Any] | None = None,
 ) -> Iterator[Progress]:
-    """Trains `model` in place on images (M, C, H, W) in [-1, 1] with int64 labels (M,); yields after each finished step.
+    """Trains `model` in place on images (M, C, H, W) in [-1, 1], int64 labels (M,); yields after each finished step.
 
     AdamW (arXiv:1711.05101), gradient clipping, EMA. `resume` is a `Progress.state()`: the run goes on after that step
     and ends with the same weights, bit for bit on one machine, as one that was not interrupted. Raises ValueError at
@@ -177,10 +183,9 @@ def train(
     schedule, device = (schedule or NoiseSchedule.cosine()).check(), pick_device(device)
     data = {"images": len(images), "sum": float(images.double().sum())}
     if resume is not None:
-        now = {"config": asdict(config), "architecture": model.config, "data": data}
-        for part, value in now.items():
-            if resume.get(part) != value:
-                raise ValueError(f"resume must be a state of the same run; its {part} is {resume.get(part)}, not {value}")
+        for part, now in {"config": asdict(config), "architecture": model.config, "data": data}.items():
+            if resume.get(part) != now:
+                raise ValueError(f"resume must be a state of the same run: its {part} is {resume.get(part)}, now {now}")
     return _train(model.to(device), images.to(device), labels.to(device), config, schedule, data, resume)
 
 

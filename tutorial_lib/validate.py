@@ -56,7 +56,7 @@ def check_tensor(x: object, name: str, shape: tuple[int | str, ...], finite: boo
 
 
 def check_labels(labels: object, name: str, count: int | None, num_classes: int) -> Tensor:
-    """Returns `labels` if it is an int64 tensor (count,) with values 0 .. num_classes - 1; raises ValueError otherwise."""
+    """Returns `labels` if it is an int64 tensor (count,) of 0 .. num_classes - 1; raises ValueError otherwise."""
     size = "N" if count is None else count
     if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.ndim != 1:
         got = f"{labels.dtype} of shape {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__

@@ -12,6 +12,7 @@ import argparse
 import json
 import statistics
 import time
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +52,12 @@ def run(name: str, seed: int, args: argparse.Namespace, images: torch.Tensor, la
         pictures = {"iterated": sample_ancestor(model, asked, torch.Generator().manual_seed(seed))}
         seconds = time.perf_counter() - start
     else:
-        for progress in train(EfficientTransformerDenoiser(**variant.get("model", {})), images, labels, config, device="cpu"):
-            pass
+        network = EfficientTransformerDenoiser(**variant.get("model", {}))
+        network = deque(train(network, images, labels, config, device="cpu"), maxlen=1).pop().ema
         seconds = time.perf_counter() - start
         pictures = {
             solver: sample(
-                progress.ema,
+                network,
                 asked,
                 solver=SOLVERS[solver](),
                 guidance_scale=1.0,
