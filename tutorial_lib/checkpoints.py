@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from .denoiser import EfficientTransformerDenoiser
 from .validate import check_choice
@@ -19,6 +20,7 @@ from .validate import check_choice
 ASSETS = Path(__file__).parent / "assets"
 PRETRAINED = {"mnist": ASSETS / "mnist.safetensors"}
 FORMAT = "tutorial_lib.EfficientTransformerDenoiser/1"
+CHECKPOINT_FORMAT = "tutorial_lib.training/1"
 
 
 def pick_device(device: str | torch.device | None = None) -> torch.device:
@@ -48,6 +50,38 @@ def write_file(path: str | Path, write: Callable[[Path], None]) -> Path:
     return path
 
 
+def read_safetensors(path: str | Path, expected: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file whose metadata says format = `expected`.
+
+    Raises FileNotFoundError without a file, ValueError for one that is truncated, damaged, foreign or not finite.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"path must name a .safetensors file of {expected}; there is none at {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"path must name a whole safetensors file; {path} is damaged ({error})") from error
+    if metadata.get("format") != expected:
+        raise ValueError(f"path must name a file of {expected}; {path} says {metadata.get('format')!r}")
+    if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
+        raise ValueError(f"path must name finite numbers; {path} has NaN or infinity")
+    return tensors, metadata
+
+
+def rebuild(network: type[nn.Module], path: str | Path, expected: str) -> nn.Module:
+    """The network of a file, from its own metadata, in eval mode. Raises like `read_safetensors`."""
+    tensors, metadata = read_safetensors(path, expected)
+    try:
+        model = network(**json.loads(metadata["config"]))
+        model.load_state_dict(tensors)
+    except (KeyError, TypeError, RuntimeError, ValueError) as error:
+        raise ValueError(f"path must name weights that fit their own config; {path} does not: {error}") from error
+    return model.eval()
+
+
 def save_model(model: EfficientTransformerDenoiser, path: str | Path, **notes: str) -> Path:
     """Writes weights and architecture to one safetensors file; `notes` join the architecture in its metadata."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
@@ -56,29 +90,9 @@ def save_model(model: EfficientTransformerDenoiser, path: str | Path, **notes: s
 
 
 def load_model(path: str | Path, device: str | torch.device | None = None) -> EfficientTransformerDenoiser:
-    """Rebuilds the network from `save_model`'s file, ready to sample (eval mode).
-
-    Raises FileNotFoundError without a file, ValueError for one that is truncated, damaged or not ours.
-    """
-    path, device = Path(path), pick_device(device)
-    if not path.is_file():
-        raise FileNotFoundError(f"path must name a weight file (.safetensors); there is none at {path}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"path must name a whole safetensors file; {path} is damaged ({error})") from error
-    if metadata.get("format") != FORMAT:
-        raise ValueError(f"path must name a file of {FORMAT}; {path} says {metadata.get('format')!r}")
-    try:
-        model = EfficientTransformerDenoiser(**json.loads(metadata["config"]))
-        model.load_state_dict(tensors)
-    except (KeyError, TypeError, RuntimeError, ValueError) as error:
-        raise ValueError(f"path must name weights that fit their own architecture; {path} does not: {error}") from error
-    if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
-        raise ValueError(f"path must name finite weights; {path} has NaN or infinity")
-    return model.to(device).eval()
+    """Rebuilds the network from `save_model`'s file, ready to sample. Raises FileNotFoundError or ValueError."""
+    device = pick_device(device)
+    return rebuild(EfficientTransformerDenoiser, path, FORMAT).to(device)
 
 
 def load_pretrained(name: str = "mnist", device: str | torch.device | None = None) -> EfficientTransformerDenoiser:
@@ -104,6 +118,3 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
         raise ValueError(f"path must name a checkpoint of {CHECKPOINT_FORMAT}; {path} is something else")
     return state
-
-
-CHECKPOINT_FORMAT = "tutorial_lib.training/1"

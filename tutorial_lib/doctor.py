@@ -36,14 +36,9 @@ def _packages() -> str:
 
 
 def _memory() -> str:
-    free = None
-    if Path("/proc/meminfo").exists():
-        fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        free = int(fields["MemAvailable"].split()[0]) / 2**20
-    elif hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-    if free is None:
-        return f"not measured on this system; training needs {NEEDED_GIB} GiB"
+    import psutil
+
+    free = psutil.virtual_memory().available / 2**30
     if free < NEEDED_GIB:
         raise RuntimeError(f"{free:.1f} GiB free, training needs {NEEDED_GIB}: close other programs")
     return f"{free:.1f} GiB free"

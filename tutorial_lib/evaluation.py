@@ -7,19 +7,17 @@ nearest training images "are they new, or copied?".
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from .checkpoints import ASSETS, read_safetensors, rebuild
 from .validate import check_int, check_labels, check_tensor
 
-ASSETS = Path(__file__).parent / "assets"
 JUDGE_FORMAT, REFERENCE_FORMAT = "tutorial_lib.DigitJudge/1", "tutorial_lib.ReferenceStatistics/1"
 CHUNK = 1_000  # images that the judge looks at together: 10,000 at once would need about 1 GB of memory
 
@@ -67,14 +65,7 @@ class DigitJudge(nn.Module):
 
         Raises FileNotFoundError if there is no such file, ValueError if it does not hold a digit judge's weights.
         """
-        path = Path(path) if path is not None else ASSETS / "digit_judge.safetensors"
-        tensors, metadata = _read(path, JUDGE_FORMAT)
-        try:
-            judge = cls(**json.loads(metadata["config"]))
-            judge.load_state_dict(tensors)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(f"path must name weights that fit their own config; {path} does not: {error}") from error
-        return judge.eval()
+        return rebuild(cls, path or ASSETS / "digit_judge.safetensors", JUDGE_FORMAT)
 
 
 @dataclass(frozen=True)
@@ -116,22 +107,6 @@ class Scores:
         )
 
 
-def _read(path: Path, expected: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    if not path.is_file():
-        raise FileNotFoundError(f"path must name a file of {expected}; there is none at {path}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"path must name a whole safetensors file; {path} is damaged ({error})") from error
-    if metadata.get("format") != expected:
-        raise ValueError(f"path must name a file of {expected}; {path} says {metadata.get('format')!r}")
-    if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
-        raise ValueError(f"path must name finite numbers; {path} has NaN or infinity")
-    return tensors, metadata
-
-
 @lru_cache(maxsize=1)
 def load_judge() -> DigitJudge:
     """Returns the shipped judge, read from its file once. Errors as in `DigitJudge.load`."""
@@ -144,8 +119,8 @@ def reference_statistics(path: str | Path | None = None) -> ReferenceStatistics:
 
     Raises FileNotFoundError if there is no such file, ValueError if it holds something else.
     """
-    path = Path(path) if path is not None else ASSETS / "mnist_reference.safetensors"
-    tensors, _ = _read(path, REFERENCE_FORMAT)
+    path = path or ASSETS / "mnist_reference.safetensors"
+    tensors, _ = read_safetensors(path, REFERENCE_FORMAT)
     try:
         columns = (tensors[name].tolist() for name in ("floor_n", "floor_mean", "floor_std"))
         floors = {n: (mean, std) for n, mean, std in zip(*columns, strict=True)}
@@ -279,8 +254,8 @@ def diversity(images: Tensor, labels: Tensor) -> float:
 def nearest_training_images(images: Tensor, training_images: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
     """Returns the k nearest training images of each image: pixel L2 distances (N, k), ascending, and indices (N, k).
 
-    images (N, C, H, W), training_images (M, C, H, W); the answers are float32 and int64, on the CPU. Of equally near ones the lowest index comes first. Raises
-    ValueError for wrong shapes or dtypes, NaN, and k outside 1 .. M.
+    images (N, C, H, W), training_images (M, C, H, W); the answers are float32 and int64, on the CPU. Of equally near
+    ones the lowest index comes first. Raises ValueError for wrong shapes or dtypes, NaN, and k outside 1 .. M.
     """
     check_tensor(images, "images", ("N", "C", "H", "W"))
     check_tensor(training_images, "training_images", ("M", *images.shape[1:]))

@@ -91,7 +91,7 @@ class NoiseSchedule:
         return torch.linspace(1, 0, check_int(steps, "steps") + 1, dtype=torch.float64)  # (steps + 1,)
 
     def add_noise(self, x0: Tensor, t: Time, eps: Tensor) -> Tensor:
-        """x_t = alpha(t) x0 + sigma(t) eps; x0, eps (B, ...), t a number or (B,). Raises ValueError for other shapes."""
+        """x_t = alpha(t) x0 + sigma(t) eps; x0, eps (B, ...), t a number or (B,). ValueError for other shapes."""
         check_tensor(x0, "x0", ("...", "B"))
         check_tensor(eps, "eps", tuple(x0.shape))
         t = check_time(t).to(x0)

@@ -32,7 +32,7 @@ from .sampling import (
     sample,
     sample_loop,
 )
-from .training import Progress, TrainConfig, config_from_state, train
+from .training import Progress, TrainConfig, train
 from .validate import check_int, check_number
 
 RECIPES = {"fast": TrainConfig.fast, "published": TrainConfig.published}
@@ -84,7 +84,7 @@ def settings_of(args: argparse.Namespace, state: dict[str, Any] | None) -> dict[
         if state["run"].get(name) != value:
             raise ValueError(
                 f"--resume goes on with the run's own settings: --{name} was "
-                f"{state['run'].get(name, 'not given')}, got {value}; leave it out, or choose another --out for a new run"
+                f"{state['run'].get(name, 'not given')}, got {value}; leave it out, or choose another --out"
             )
     return state["run"]
 
@@ -106,7 +106,7 @@ def run_train(args: argparse.Namespace) -> int:
     torch.manual_seed(check_int(run["seed"], "seed", 0, 2**31 - 1))
     model = EfficientTransformerDenoiser()
     if state is not None:
-        config = config_from_state(state)
+        config = TrainConfig(**state["config"])
         print(f"Going on from step {state['step']:,}.")
     else:
         config = RECIPES[run["recipe"]](**{name: run[name] for name in ("seed", "epochs", "steps") if name in run})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -52,7 +52,7 @@ class TrainConfig:
 
     @classmethod
     def published(cls, **changes: Any) -> TrainConfig:
-        """The published recipe: lr 3e-4, weight decay 0.05, cosine annealing, warm restarts every 5 epochs, 30 epochs."""
+        """The published recipe: lr 3e-4, weight decay 0.05, cosine annealing, a restart every 5 epochs, 30 epochs."""
         return cls(**{"lr": 3e-4, "min_lr": 1e-6, "warmup_steps": 0, "restart_epochs": 5, **changes})
 
     @classmethod
@@ -116,7 +116,7 @@ def _epoch_order(config: TrainConfig, images: int, epoch: int) -> Tensor:
 def training_batch(
     images: Tensor, labels: Tensor, config: TrainConfig, step: int, null_class: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """x0 (B, C, H, W), t (B,), eps (B, C, H, W) and labels (B,) of a step: every image once an epoch, one t a sample."""
+    """x0 (B, C, H, W), t (B,), eps (B, C, H, W) and labels (B,) of a step: each image once an epoch, a t a sample."""
     per_epoch = config.steps_per_epoch(len(images))
     epoch, place = divmod(step, per_epoch)
     order = _epoch_order(config, len(images), epoch)  # (M,)
@@ -220,11 +220,3 @@ def _train(
         optimizer.step()
         ema.update(model, step)
         yield Progress(step + 1, steps, loss.item(), lr, config, model, ema.model, optimizer, data)
-
-
-def config_from_state(state: dict[str, Any]) -> TrainConfig:
-    """The `TrainConfig` inside a training state. Raises ValueError if a field is missing or foreign."""
-    names = {f.name for f in fields(TrainConfig)}
-    if set(state["config"]) != names:
-        raise ValueError(f"state must hold the fields {sorted(names)}; got {sorted(state['config'])}")
-    return TrainConfig(**state["config"])
