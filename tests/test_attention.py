@@ -463,6 +463,7 @@ BAD = {
     "v tokens": (lambda: linear_attention(Q, Q, Q[:, :4]), "v", "(..., 5, e)", "(2, 4, 3)"),
     "v long": (lambda: linear_attention(Q, Q, Q.long()), "v", "floating-point", "torch.int64"),
     "k batch": (lambda: linear_attention(Q, Q[:1], Q[:1]), "q, k and v", "agree", "(2, 5, 3), (1, 5, 3), (1, 5, 3)"),
+    "k batch alone": (lambda: linear_attention(Q, Q[:1], Q), "q, k and v", "agree", "(2, 5, 3), (1, 5, 3), (2, 5, 3)"),
     "v batch": (lambda: linear_attention(Q, Q, Q[0]), "q, k and v", "agree", "(2, 5, 3), (2, 5, 3), (5, 3)"),
     "matrix q": (lambda: attention_matrix(Q[0, 0], Q), "q", "(..., N, d)", "(3,)"),
     "matrix k": (lambda: attention_matrix(Q, Q[..., :1]), "k", "(..., N, 3)", "(2, 5, 1)"),

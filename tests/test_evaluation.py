@@ -307,12 +307,12 @@ def test_bad_input_is_named(call, message):
 def test_missing_truncated_and_foreign_files_are_named(tmp_path):
     for read in (DigitJudge.load, reference_statistics):
         with pytest.raises(
-            FileNotFoundError, match=r"path must name a file of .*; there is none at .*gone\.safetensors"
+            FileNotFoundError, match=r"path must name a file of .* there is none at .*gone\.safetensors"
         ):
             read(tmp_path / "gone.safetensors")
         (tmp_path / "half.safetensors").write_bytes(JUDGE.read_bytes()[:5000])
         with pytest.raises(
-            ValueError, match=r"path must name a whole safetensors file; .*half\.safetensors is damaged"
+            ValueError, match=r"path must name a whole safetensors file; .*half\.safetensors is truncated or damaged"
         ):
             read(tmp_path / "half.safetensors")
     with pytest.raises(ValueError, match=r"a file of tutorial_lib.DigitJudge/1; .*mnist_reference\.safetensors says"):
@@ -322,7 +322,7 @@ def test_missing_truncated_and_foreign_files_are_named(tmp_path):
     tensors = load_file(JUDGE)
     for config in ('{"width": 25, "features": 64}', '{"width": 0}', '{"depth": 3}', "{", "[]"):
         save_file(tensors, tmp_path / "wrong.safetensors", {"format": evaluation.JUDGE_FORMAT, "config": config})
-        with pytest.raises(ValueError, match=r"fit their own config; .*wrong\.safetensors does not"):
+        with pytest.raises(ValueError, match=r"fit their own architecture; .*wrong\.safetensors does not"):
             DigitJudge.load(tmp_path / "wrong.safetensors")
     tensors["head.bias"][0] = math.nan
     save_file(tensors, tmp_path / "nan.safetensors", {"format": evaluation.JUDGE_FORMAT, "config": "{}"})

@@ -219,8 +219,22 @@ def test_batch_depends_on_seed_and_step_alone():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(99)
         assert same(first, batch(3, 6))
-    for other in (batch(3, 7), batch(3, 11), batch(4, 6)):
+    for other in (batch(3, 7), batch(3, 11), batch(4, 6), batch(4, 5), batch(2, 7)):
         assert not any(torch.equal(a, b) for a, b in zip(first[:3], other[:3], strict=True))
+
+
+def test_order_and_noise_share_no_seed(monkeypatch):
+    seeds, images, labels = {"randperm": set(), "randn": set()}, *numbered(8)
+    for name, found in seeds.items():
+
+        def watched(*size, draw=getattr(torch, name), found=found, **options):
+            found.add(options["generator"].initial_seed())
+            return draw(*size, **options)
+
+        monkeypatch.setattr(torch, name, watched)
+    for step in range(8):
+        training_batch(images, labels, TrainConfig(batch_size=4, seed=123), step, NULL)
+    assert (len(seeds["randperm"]), len(seeds["randn"])) == (4, 8) and not seeds["randperm"] & seeds["randn"]
 
 
 def test_noise_and_times_differ_from_step_to_step():
@@ -310,7 +324,7 @@ def test_loss_falls():
 
 
 def test_yields_each_finished_step():
-    model, (images, labels) = tiny(1), pictures(10)
+    model, (images, labels) = tiny(1).eval(), pictures(10)
     before = copy.deepcopy(model.state_dict())
     config = TrainConfig(epochs=3, batch_size=4, warmup_steps=2)  # 2 steps an epoch
     progress = train(model, images, labels, config, device="cpu")

@@ -114,7 +114,8 @@ class GuidedDenoiser:
         self, model: nn.Module, labels: Tensor | None, guidance_scale: float = DEFAULT_GUIDANCE, clip: bool = True
     ) -> None:
         self.model, self.labels, self.clip = model, labels, clip
-        self.scale = check_number(guidance_scale, "guidance_scale", 0.0, 100.0) if labels is not None else 0.0
+        scale = check_number(guidance_scale, "guidance_scale", 0.0, 100.0)
+        self.scale = 0.0 if labels is None else scale  # without labels there is nothing to guide by
         self.evaluations = 1 if self.scale in (0.0, 1.0) else 2  # network evaluations a call
 
     def __call__(self, x: Tensor, t: float) -> Tensor:
@@ -158,6 +159,8 @@ def sample_loop(
         raise ValueError(f"times must be at least two, falling, within [0, 1]; got {times.tolist()}")
     check_tensor(x, "x", ("...", "B"))
     solver, past, nfe = solver or SOLVERS[DEFAULT_SOLVER](), [], 0
+    if not callable(solver):
+        raise ValueError(f"solver must be a step rule such as {DEFAULT_SOLVER}(); got {solver!r}")
     yield State(times[0].item(), x, None, 0)
     for t, s in pairwise(times.tolist()):
         x, x0, calls = solver(denoise, schedule, x, t, s, past, generator)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -175,15 +176,23 @@ def train(
     and ends with the same weights, bit for bit on one machine, as one that was not interrupted. Raises ValueError at
     once for bad input or a `resume` of another run, and FloatingPointError if the loss stops being finite.
     """
-    size = model.embed.image_size
+    if not isinstance(config, TrainConfig):
+        raise ValueError(f"config must be a TrainConfig; got {config!r}")
+    size, dtype = model.embed.image_size, next(model.parameters()).dtype
     check_tensor(images, "images", ("M", model.embed.channels, size, size))
-    if len(images) == 0 or images.abs().max() > 1:
-        raise ValueError(f"images must be at least one image with pixels in [-1, 1]; got {len(images)} images")
+    if len(images) == 0 or images.dtype != dtype:
+        raise ValueError(f"images must be at least one image of {dtype}; got {len(images)} images of {images.dtype}")
+    if images.abs().max() > 1:
+        raise ValueError(f"images must be in [-1, 1]; got values from {images.min():g} to {images.max():g}")
     check_labels(labels, "labels", len(images), model.num_classes)
     schedule, device = (schedule or NoiseSchedule.cosine()).check(), pick_device(device)
-    data = {"images": len(images), "sum": float(images.double().sum())}
+    digest = hashlib.sha256(images.cpu().numpy().tobytes() + labels.cpu().numpy().tobytes())
+    data = {"images": len(images), "sha256": digest.hexdigest()}
     if resume is not None:
-        for part, now in {"config": asdict(config), "architecture": model.config, "data": data}.items():
+        if not isinstance(resume, dict) or not {"step", "model", "ema", "optimizer"} <= resume.keys():
+            raise ValueError(f"resume must be a whole Progress.state(); got {type(resume).__name__}")
+        expected = {"config": asdict(config), "architecture": model.config, "data": data, "format": CHECKPOINT_FORMAT}
+        for part, now in expected.items():
             if resume.get(part) != now:
                 raise ValueError(f"resume must be a state of the same run: its {part} is {resume.get(part)}, now {now}")
     return _train(model.to(device), images.to(device), labels.to(device), config, schedule, data, resume)

@@ -28,7 +28,7 @@ def check_int(value: object, name: str, low: int = 1, high: int | None = None) -
 def check_number(value: object, name: str, low: float = -math.inf, high: float = math.inf) -> float:
     """Returns `value` if it is a finite number with low <= value <= high; raises ValueError otherwise."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or not low <= value <= high:
+    if not number or value != value or not low <= value <= high or abs(value) > 1e300:
         raise ValueError(f"{name} must be a number from {low:g} to {high:g}; got {value!r}")
     return float(value)
 
