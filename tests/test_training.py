@@ -225,13 +225,16 @@ def test_batch_depends_on_seed_and_step_alone():
 
 def test_order_and_noise_share_no_seed(monkeypatch):
     seeds, images, labels = {"randperm": set(), "randn": set()}, *numbered(8)
-    for name, found in seeds.items():
 
-        def watched(*size, draw=getattr(torch, name), found=found, **options):
+    def watch(draw, found):
+        def watched(*size, **options):
             found.add(options["generator"].initial_seed())
             return draw(*size, **options)
 
-        monkeypatch.setattr(torch, name, watched)
+        return watched
+
+    for name, found in seeds.items():
+        monkeypatch.setattr(torch, name, watch(getattr(torch, name), found))
     for step in range(8):
         training_batch(images, labels, TrainConfig(batch_size=4, seed=123), step, NULL)
     assert (len(seeds["randperm"]), len(seeds["randn"])) == (4, 8) and not seeds["randperm"] & seeds["randn"]

@@ -62,7 +62,7 @@ def read_safetensors(path: str | Path, expected: str) -> tuple[dict[str, Tensor]
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"path must name a whole safetensors file; {path} is truncated or damaged ({error})") from error
+        raise ValueError(f"path must name a whole safetensors file; {path} is truncated or damaged: {error}") from error
     if metadata.get("format") != expected:
         raise ValueError(f"path must name a file of {expected}; {path} says {metadata.get('format')!r}")
     if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
