@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from functools import partial
 
 import matplotlib.image
 import pytest
@@ -17,8 +18,11 @@ from tutorial_lib.sampling import DEFAULT_GUIDANCE, DEFAULT_SOLVER
 
 
 @pytest.fixture
-def few_scored(monkeypatch):
+def small(monkeypatch):
+    """A tiny network and few scored digits: these tests are about runs and files, not about quality."""
     monkeypatch.setattr(runs, "SCORED_DIGITS", 200)
+    tiny = partial(EfficientTransformerDenoiser, dim=16, heads=2, layers=1, ff_dim=16)
+    monkeypatch.setattr(runs, "EfficientTransformerDenoiser", tiny)
 
 
 @pytest.fixture
@@ -103,7 +107,7 @@ def test_help_names_the_defaults(capsys):
     assert f"(default: {DEFAULT_SOLVER})" in text
 
 
-def test_train_leaves_weights_scores_and_picture(tmp_path, few_scored, capsys):
+def test_train_leaves_weights_scores_and_picture(tmp_path, small, capsys):
     out = tmp_path / "run"
     assert main(["train", "--steps", "2", "--out", str(out), "--device", "cpu"]) == 0
     assert sorted(path.name for path in out.iterdir()) == [
@@ -120,15 +124,12 @@ def test_train_leaves_weights_scores_and_picture(tmp_path, few_scored, capsys):
     assert same(weights_of(out / "model.safetensors"), load_checkpoint(out / "checkpoint.pt")["ema"])
 
 
-def test_ctrl_c_saves_and_resume_ends_bit_for_bit_the_same(tmp_path, few_scored, interrupt_at, monkeypatch, capsys):
+def test_ctrl_c_saves_and_resume_ends_bit_for_bit_the_same(tmp_path, small, interrupt_at, capsys):
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
     command = ["train", "--steps", "4", "--device", "cpu", "--recipe", "published", "--seed", "5"]
     assert main([*command, "--out", str(straight)]) == 0
-    with monkeypatch.context():
-        interrupt_at(2)
-        assert main([*command, "--out", str(stopped)]) == 130
-    monkeypatch.undo()
-    monkeypatch.setattr(runs, "SCORED_DIGITS", 200)
+    interrupt_at(2)
+    assert main([*command, "--out", str(stopped)]) == 130
     assert f"Go on with: python -m tutorial_lib train --resume --out {stopped}" in capsys.readouterr().out
     assert load_checkpoint(stopped / "checkpoint.pt")["step"] == 2
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -140,7 +141,7 @@ def test_ctrl_c_saves_and_resume_ends_bit_for_bit_the_same(tmp_path, few_scored,
     assert (straight / "digits.png").read_bytes() == (stopped / "digits.png").read_bytes()
 
 
-def test_resume_of_a_complete_run_only_scores_again(tmp_path, few_scored):
+def test_resume_of_a_complete_run_only_scores_again(tmp_path, small):
     out = tmp_path / "run"
     assert main(["train", "--steps", "1", "--out", str(out), "--device", "cpu"]) == 0
     before = weights_of(out / "model.safetensors")
@@ -150,13 +151,13 @@ def test_resume_of_a_complete_run_only_scores_again(tmp_path, few_scored):
     assert same(before, weights_of(out / "model.safetensors"))
 
 
-def test_resume_without_a_checkpoint_says_so(tmp_path, few_scored, capsys):
+def test_resume_without_a_checkpoint_says_so(tmp_path, small, capsys):
     out = tmp_path / "new"
     assert main(["train", "--resume", "--steps", "1", "--out", str(out), "--device", "cpu"]) == 0
     assert f"There is no checkpoint in {out}: starting afresh." in capsys.readouterr().out
 
 
-def test_a_run_is_never_overwritten_or_changed_on_the_way(tmp_path, few_scored, capsys):
+def test_a_run_is_never_overwritten_or_changed_on_the_way(tmp_path, small, capsys):
     out = str(tmp_path / "run")
     assert main(["train", "--steps", "1", "--out", out, "--device", "cpu"]) == 0
     assert main(["train", "--steps", "1", "--out", out, "--device", "cpu"]) == 2
@@ -165,7 +166,7 @@ def test_a_run_is_never_overwritten_or_changed_on_the_way(tmp_path, few_scored, 
     assert "--steps was 1, got 9" in capsys.readouterr().err
 
 
-def test_minutes_fix_the_number_of_steps_first(tmp_path, few_scored, monkeypatch):
+def test_minutes_fix_the_number_of_steps_first(tmp_path, small, monkeypatch):
     asked = []
     monkeypatch.setattr(runs, "measured_steps", lambda *args: asked.append(args[4]) or 2)
     out = tmp_path / "run"
@@ -199,7 +200,7 @@ def test_a_checkpoint_is_written_at_least_once_a_minute(tmp_path, monkeypatch):
     assert saved == [1, 2, 3]
 
 
-def test_train_on_clothes_gives_no_scores_of_digits(tmp_path, capsys):
+def test_train_on_clothes_gives_no_scores_of_digits(tmp_path, small, capsys):
     out = tmp_path / "run"
     assert main(["train", "--data", "fashion_mnist", "--steps", "1", "--out", str(out), "--device", "cpu"]) == 0
     assert "the judge reads digits only" in capsys.readouterr().out

@@ -8,12 +8,13 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from matplotlib.figure import Figure
-from torch import Tensor, stack
+from torch import Tensor
 
 from .checkpoints import write_file
 from .sampling import State
-from .validate import check_tensor
+from .validate import check_int, check_tensor
 
 
 def png_bytes(figure: Figure, dpi: int = 100) -> bytes:
@@ -57,20 +58,19 @@ def image_grid(
     images: Tensor, columns: int, row_labels: Sequence[str] = (), column_labels: Sequence[str] = ()
 ) -> Figure:
     """Grey images (B, 1, H, W) in [-1, 1] (others are cut off), row by row, black on white, labels at the edges."""
-    check_tensor(images, "images", ("B", 1, "H", "W"))
-    rows = -(-len(images) // columns)
+    _, _, height, width = check_tensor(images, "images", ("B", 1, "H", "W")).shape
+    rows = -(-len(images) // check_int(columns, "columns"))
+    # One picture for all: a hundred small axes would take seconds to draw.
+    mosaic = torch.full((rows * (height + 1), columns * (width + 1)), -1.0)  # (rows * (H + 1), columns * (W + 1))
+    for i, image in enumerate(images.cpu()):
+        top, left = i // columns * (height + 1), i % columns * (width + 1)
+        mosaic[top : top + height, left : left + width] = image[0]
     figure = Figure(figsize=(0.62 * columns + 0.5, 0.62 * rows + 0.35), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for ax in axes.flat:
-        ax.set_xticks([])
-        ax.set_yticks([])
-        ax.set_frame_on(False)
-    for ax, image in zip(axes.flat, images.cpu().float(), strict=False):
-        ax.imshow(image[0], cmap="gray_r", vmin=-1, vmax=1)
-    for ax, label in zip(axes[:, 0], row_labels, strict=False):
-        ax.set_ylabel(label, rotation=0, fontsize=12, ha="right", va="center")
-    for ax, label in zip(axes[0], column_labels, strict=False):
-        ax.set_title(label, fontsize=9)
+    ax = figure.add_subplot(frame_on=False)
+    ax.imshow(mosaic.numpy(), cmap="gray_r", vmin=-1, vmax=1)
+    ax.set_xticks([(i + 0.5) * (width + 1) for i in range(len(column_labels))], column_labels, fontsize=9)
+    ax.set_yticks([(i + 0.5) * (height + 1) for i in range(len(row_labels))], row_labels, fontsize=12)
+    ax.tick_params(length=0, labeltop=True, labelbottom=False)
     return figure
 
 
@@ -84,4 +84,4 @@ def trajectory_figure(states: Sequence[State], labels: Tensor | None = None, mos
     count = len(states[0].x)
     images = [state.x[i] for i in range(count) for state in states]  # rows x columns of (1, H, W)
     names = [] if labels is None else [str(int(label)) for label in labels]
-    return image_grid(stack(images), len(states), names, [f"t = {state.t:.2g}" for state in states])
+    return image_grid(torch.stack(images), len(states), names, [f"t = {state.t:.2g}" for state in states])
