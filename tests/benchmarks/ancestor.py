@@ -1,9 +1,10 @@
 """The public ancestor of this system, re-created from its description: the baseline to beat, and a lesson.
 
-What it does differently: the noise tops out at standard deviation 1 on top of the untouched image (x = x0 + level / 10
-times noise, level 1 to 10), while sampling starts from pure noise; the sampler feeds the network its own output ten times
-without noising it again; one noise level for a whole batch; linear attention with the softmax of K over the features,
-none on Q and no normaliser over the tokens; label and noise level reach the patches only through a class token.
+What it does differently: the noise tops out at standard deviation 1 on top of the untouched image (x = x0 + level /
+10 times noise, level 1 to 10), while sampling starts from pure noise; the sampler feeds the network its own output
+ten times without noising it again; one noise level for a whole batch; linear attention with the softmax of K over the
+features, none on Q and no normaliser over the tokens; label and noise level reach the patches only through a class
+token.
 """
 
 from __future__ import annotations

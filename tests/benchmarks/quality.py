@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.quality --root data --count 10000
 
-Prints a Markdown table. `--root` is torchvision's folder of the full MNIST, for the comparison with all training images.
+Prints a Markdown table. `--root` is torchvision's folder of the full MNIST, to compare with all its training images.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def main() -> None:
     test, _ = load_images("mnist", "test", source="torchvision", root=args.root)
     drawn, held_out = (nearest_training_images(x, training)[0].median().item() for x in (default, test[:COPY_CHECK]))
     print(
-        f"\nMedian distance to the nearest of {len(training):,} training images, {COPY_CHECK:,} each: generated (default) "
-        f"{drawn:.3f}, held-out real {held_out:.3f}, ratio {drawn / held_out:.3f}"
+        f"\nMedian distance to the nearest of {len(training):,} training images, {COPY_CHECK:,} each: generated "
+        f"(default) {drawn:.3f}, held-out real {held_out:.3f}, ratio {drawn / held_out:.3f}"
     )
 
 
