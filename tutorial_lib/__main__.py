@@ -22,53 +22,36 @@ def parser() -> argparse.ArgumentParser:
     commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     sub = commands.add_parser("sample", help="draw digits with a trained network and save a picture")
-    sub.add_argument(
-        "--digit", type=int, choices=range(10), metavar="0-9", help="draw only this digit (default: all ten)"
-    )
-    sub.add_argument("--count", type=int, default=1, metavar="N", help="rows per digit (default: 1)")
-    sub.add_argument(
-        "--steps", type=int, default=10, metavar="N", help="denoising steps from noise to digit (default: 10)"
-    )
-    sub.add_argument(
-        "--guidance",
-        type=float,
-        default=DEFAULT_GUIDANCE,
-        metavar="X",
-        help=f"how strongly to follow the label: 0 not at all, 1 plainly (default: {DEFAULT_GUIDANCE:g})",
-    )  # noqa: E501
-    sub.add_argument(
-        "--solver", choices=SOLVERS, default=DEFAULT_SOLVER, help=f"the step rule (default: {DEFAULT_SOLVER})"
-    )
-    sub.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same picture (default: 0)")
-    sub.add_argument("--weights", metavar="FILE", help="your own model.safetensors (default: the shipped weights)")
-    sub.add_argument("--device", metavar="NAME", help="cpu, cuda or mps (default: the fastest one here)")
-    sub.add_argument("--out", default="digits.png", metavar="FILE.png", help="the picture (default: digits.png)")
+    add = sub.add_argument
+    add("--digit", type=int, choices=range(10), metavar="0-9", help="draw only this digit (default: all ten)")
+    add("--count", type=int, default=1, metavar="N", help="rows per digit (default: 1)")
+    add("--steps", type=int, default=10, metavar="N", help="denoising steps from noise to digit (default: 10)")
+    add("--guidance", type=float, default=DEFAULT_GUIDANCE, metavar="X",
+        help="how strongly to follow the label: 0 not at all, 1 plainly (default: %(default)s)")  # fmt: skip
+    add("--solver", choices=SOLVERS, default=DEFAULT_SOLVER, help="the step rule (default: %(default)s)")
+    add("--seed", type=int, default=0, metavar="N", help="same seed, same picture (default: 0)")
+    add("--weights", metavar="FILE", help="your own model.safetensors (default: the shipped weights)")
+    add("--device", metavar="NAME", help="cpu, cuda or mps (default: the fastest one here)")
+    add("--out", default="digits.png", metavar="FILE.png", help="the picture (default: digits.png)")
 
     sub = commands.add_parser(
         "train",
         help="train a network from scratch; can be stopped with Ctrl-C and resumed",
         epilog="Writes into --out: checkpoint.pt, and at the end model.safetensors, scores.json, digits.png.",
     )
-    sub.add_argument(
-        "--recipe", choices=RECIPES, help="fast: good digits soonest; published: the original (default: fast)"
-    )
-    sub.add_argument(
-        "--source",
-        choices=["embedded", "torchvision"],
-        help="embedded: 4,000 images in this package; torchvision: all 60,000, downloaded (default: embedded)",
-    )
-    sub.add_argument("--data", choices=["mnist", "fashion_mnist"], help="digits or clothes (default: mnist)")
-    sub.add_argument("--root", metavar="FOLDER", help="where the torchvision download is or goes (default: data)")
-    length = sub.add_mutually_exclusive_group()
-    length.add_argument("--epochs", type=int, metavar="N", help="passes over the images (default: 30)")
-    length.add_argument("--steps", type=int, metavar="N", help="or: batches to train on")
-    length.add_argument(
-        "--minutes", type=float, metavar="X", help="or: measure this machine, then fix steps for X minutes"
-    )
-    sub.add_argument("--device", metavar="NAME", help="cpu, cuda or mps (default: the fastest one here)")
-    sub.add_argument("--seed", type=int, metavar="N", help="start of all random numbers (default: 0)")
-    sub.add_argument("--out", metavar="FOLDER", help="where the run's files go (default: runs/DATA-RECIPE)")
-    sub.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
+    add, add_length = sub.add_argument, sub.add_mutually_exclusive_group().add_argument
+    add("--recipe", choices=RECIPES, help="fast: good digits soonest; published: the original (default: fast)")
+    add("--source", choices=["embedded", "torchvision"],
+        help="embedded: 4,000 images inside; torchvision: all 60,000, downloaded (default: embedded)")  # fmt: skip
+    add("--data", choices=["mnist", "fashion_mnist"], help="digits or clothes (default: mnist)")
+    add("--root", metavar="FOLDER", help="where the torchvision download is or goes (default: data)")
+    add_length("--epochs", type=int, metavar="N", help="passes over the images (default: 30)")
+    add_length("--steps", type=int, metavar="N", help="or: batches to train on")
+    add_length("--minutes", type=float, metavar="X", help="or: measure this machine, then fix steps for X minutes")
+    add("--device", metavar="NAME", help="cpu, cuda or mps (default: the fastest one here)")
+    add("--seed", type=int, metavar="N", help="start of all random numbers (default: 0)")
+    add("--out", metavar="FOLDER", help="where the run's files go (default: runs/DATA-RECIPE)")
+    add("--resume", action="store_true", help="go on from the checkpoint in --out")
 
     commands.add_parser("doctor", help="check versions, memory, data, weights and the notebook front end")
     return main

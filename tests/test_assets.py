@@ -1,0 +1,50 @@
+"""What travels with the package: small enough, complete, described, and as good as it claims."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from tutorial_lib.checkpoints import ASSETS, PRETRAINED, load_pretrained
+from tutorial_lib.denoiser import EfficientTransformerDenoiser
+from tutorial_lib.evaluation import score
+from tutorial_lib.sampling import sample
+
+
+def test_assets_stay_small():
+    sizes = {path.name: path.stat().st_size for path in ASSETS.rglob("*") if path.is_file()}
+    assert sizes["mnist.safetensors"] <= 4e6
+    assert sum(sizes.values()) <= 16e6
+
+
+def test_nothing_in_the_assets_is_code():
+    assert {path.suffix for path in ASSETS.rglob("*") if path.is_file()} <= {".md", ".npz", ".png", ".safetensors"}
+
+
+@pytest.mark.parametrize("path", PRETRAINED.values(), ids=list(PRETRAINED))
+def test_every_network_has_a_card_with_its_command(path: Path):
+    card = path.with_suffix(".md").read_text(encoding="utf-8")
+    assert "python -m tutorial_lib train" in card
+    for fact in ("seed", "data", "time", "machine", "class agreement", "Frechet distance"):
+        assert fact in card, fact
+
+
+def test_shipped_network_is_the_default_architecture():
+    with safe_open(PRETRAINED["mnist"], framework="pt") as file:
+        config = json.loads(file.metadata()["config"])
+    parameters = inspect.signature(EfficientTransformerDenoiser).parameters
+    assert config == {name: parameter.default for name, parameter in parameters.items()}
+
+
+def test_shipped_network_draws_digits():
+    """300 digits, far from the card's 10,000: loose bounds that a broken sampler or wrong weights cannot meet."""
+    labels = torch.arange(300) % 10  # (300,)
+    scores = score(sample(load_pretrained("mnist", "cpu"), labels, generator=torch.Generator().manual_seed(7)), labels)
+    assert scores.agreement >= 0.96
+    assert scores.frechet_in_floors <= 3
+    assert 0.85 <= scores.diversity_share <= 1.1
