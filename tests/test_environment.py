@@ -99,7 +99,7 @@ def test_what_is_imported_is_declared():
     known = {name_of(requirement).replace("-", "_") for requirement in declared()} | {"tutorial_lib"}
     known = {{"pyyaml": "yaml", "ipython": "IPython"}.get(name, name) for name in known} | set(sys.stdlib_module_names)
     files = [path for folder in ("tutorial_lib", "scripts", "tests") for path in (ROOT / folder).rglob("*.py")]
-    local = {path.stem for path in files if path.parent != ROOT / "tutorial_lib"}
+    local = {"scripts", "tests"} | {path.stem for path in files if path.parent != ROOT / "tutorial_lib"}
     for path in files:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
