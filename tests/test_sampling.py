@@ -574,3 +574,12 @@ def test_refuses_a_bad_start(x, words):
 def test_refuses_a_schedule_that_fails(rescaled):
     schedule = NoiseSchedule.linear_beta(10, rescaled)
     refuses(lambda: next(sample_loop(wavy, normal(2, 3, seed=1), schedule=schedule)), "schedule", "linear beta")
+
+
+def test_sample_needs_a_label(model):
+    refuses(lambda: sample(model, torch.zeros(0, dtype=torch.int64)), "labels", "at least one")
+
+
+def test_a_float64_network_gets_float64_noise():
+    double = EfficientTransformerDenoiser(8, 2, 1, dim=16, heads=2, layers=1, ff_dim=32, num_classes=4).double()
+    assert sample(double, torch.tensor([1]), steps=2).dtype == torch.float64

@@ -593,3 +593,19 @@ def test_recipes_are_checked_too():
     refuses(lambda: TrainConfig.published(batch_size=0), "batch_size", "at least 1", "0")
     refuses(lambda: TrainConfig.fast(lr=NAN), "lr", "nan")
     refuses(lambda: EMA(nn.Linear(1, 1), 1.5), "decay", "from 0 to 1", "1.5")
+
+
+@pytest.mark.parametrize("step", [-1, 10**6, "3"])
+def test_refuses_a_state_from_beyond_the_run(state, step):
+    beyond = {**state, "step": step}
+    refuses(
+        lambda: train(tiny(1), *pictures(10), RUNS["fast"], device="cpu", resume=beyond),
+        "resume['step']",
+        "from 0 to 7",
+    )
+
+
+def test_a_run_may_be_all_warm_up():
+    config = TrainConfig.fast(steps=3, warmup_steps=3)
+    assert config.lr_at(2, 100) == pytest.approx(config.lr)
+    assert config.lr_at(3, 100) == pytest.approx(config.lr)

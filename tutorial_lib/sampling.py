@@ -171,8 +171,8 @@ def sample_loop(
 
 def initial_noise(model: nn.Module, count: int, generator: torch.Generator | None = None) -> Tensor:
     """Pure noise to start from, of the shape that `model` denoises: (count, C, H, W) on the model's device."""
-    size, device = model.embed.image_size, next(model.parameters()).device
-    x = torch.empty(check_int(count, "count"), model.embed.channels, size, size, device=device)  # (count, C, H, W)
+    size, channels = model.embed.image_size, model.embed.channels
+    x = next(model.parameters()).new_empty(check_int(count, "count"), channels, size, size)  # (count, C, H, W)
     return _noise(x, generator)
 
 
@@ -195,6 +195,8 @@ def sample(
     schedule = NoiseSchedule.cosine()
     if labels is not None:
         check_labels(labels, "labels", None, model.num_classes)
+        if len(labels) == 0:
+            raise ValueError("labels must hold at least one label; got none")
         if count not in (None, len(labels)):
             raise ValueError(f"count must be left out when labels are given ({len(labels)} of them); got {count}")
         labels = labels.to(next(model.parameters()).device)  # (B,)

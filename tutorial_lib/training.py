@@ -73,7 +73,7 @@ class TrainConfig:
         """Learning rate of step 0, 1, 2, ... of a run over so many images."""
         if step < self.warmup_steps:
             return self.lr * (step + 1) / self.warmup_steps
-        period = self.total_steps(images) - self.warmup_steps
+        period = max(1, self.total_steps(images) - self.warmup_steps)
         if self.restart_epochs is not None:  # SGDR, arXiv:1608.03983
             period = self.restart_epochs * self.steps_per_epoch(images)
         progress = (step - self.warmup_steps) % period / period
@@ -195,6 +195,7 @@ def train(
         for part, now in expected.items():
             if resume.get(part) != now:
                 raise ValueError(f"resume must be a state of the same run: its {part} is {resume.get(part)}, now {now}")
+        check_int(resume["step"], "resume['step']", 0, config.total_steps(len(images)))
     return _train(model.to(device), images.to(device), labels.to(device), config, schedule, data, resume)
 
 
