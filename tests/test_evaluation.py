@@ -351,3 +351,15 @@ def test_scores_cannot_be_changed():
         "2,000 digits: 90.00% read as asked (real digits 99.00%); diversity 95.0% of real digits'",
         "Frechet distance 12.000 = 3.00 times the floor 4.000 (2,000 real digits' distance)",
     ]
+
+
+def test_labels_come_in_the_proportions_of_the_test_set():
+    labels = evaluation.labels_like_test_set(10_000)
+    assert labels.dtype == torch.int64
+    assert labels.bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    few = evaluation.labels_like_test_set(200)
+    assert len(few) == 200 and few.unique().tolist() == list(range(10))
+    assert (few[:-1] > few[1:]).any()  # mixed, so that each batch has all kinds
+    assert torch.equal(few, evaluation.labels_like_test_set(200))
+    with pytest.raises(ValueError, match="n must be a whole number of at least 1; got 0"):
+        evaluation.labels_like_test_set(0)

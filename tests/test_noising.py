@@ -92,13 +92,15 @@ def test_schedule_is_frozen():
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 10, 250])
-def test_timesteps_go_evenly_from_one_to_zero(steps):
+def test_timesteps_fall_from_one_to_zero_as_documented(steps):
     grid = COSINE.timesteps(steps)
     assert grid.dtype == torch.float64
     assert grid.shape == (steps + 1,)
     assert grid[0] == 1
     assert grid[-1] == 0
-    assert grid.tolist() == pytest.approx([1 - i / steps for i in range(steps + 1)], abs=1e-15)
+    assert (grid.diff() < 0).all()
+    ratios = [math.sqrt(math.tan(math.pi / 2 * t)) for t in grid[1:].tolist()]  # even steps in sqrt(sigma / alpha)
+    assert ratios == pytest.approx([4 * (1 - i / steps) for i in range(1, steps + 1)], abs=1e-7)
 
 
 def test_ten_steps_are_the_default():

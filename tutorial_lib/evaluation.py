@@ -19,7 +19,8 @@ from .checkpoints import ASSETS, read_safetensors, rebuild
 from .validate import check_int, check_labels, check_tensor
 
 JUDGE_FORMAT, REFERENCE_FORMAT = "tutorial_lib.DigitJudge/1", "tutorial_lib.ReferenceStatistics/1"
-CHUNK = 1_000  # images that the judge looks at together: 10,000 at once would need about 1 GB of memory
+TEST_SET_COUNTS = (980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009)  # real test digits of each class, 0 to 9
+CHUNK = 250  # images that the judge looks at together: 10,000 at once would need about 1 GB of memory
 
 
 class DigitJudge(nn.Module):
@@ -149,6 +150,18 @@ def _look(layer: Callable[[Tensor], Tensor], judge: DigitJudge, images: Tensor, 
     finally:
         judge.train(was_training)
     return torch.cat(parts)  # (N, F or 10)
+
+
+def labels_like_test_set(n: int) -> Tensor:
+    """Returns n labels (n,) int64 in the proportions of the real test set, mixed, the same for the same n.
+
+    The classes are not equally frequent there, and a crowd with as many 5s as 1s is measurably another crowd: 10,000
+    real digits, 1,000 of each class, lie at twice the distance of 10,000 in these proportions.
+    """
+    shares = torch.tensor(TEST_SET_COUNTS, dtype=torch.float64).cumsum(0) / sum(TEST_SET_COUNTS)  # (10,)
+    places = (torch.arange(check_int(n, "n"), dtype=torch.float64) + 0.5) / n  # (n,)
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(0))  # (n,)
+    return torch.searchsorted(shares, places)[order]  # (n,)
 
 
 def class_agreement(images: Tensor, labels: Tensor, judge: DigitJudge | None = None) -> float:

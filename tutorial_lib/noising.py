@@ -87,8 +87,16 @@ class NoiseSchedule:
         return self
 
     def timesteps(self, steps: int = 10) -> Tensor:
-        """The sampling grid: steps + 1 even times from 1 down to 0, float64. Raises ValueError for steps < 1."""
-        return torch.linspace(1, 0, check_int(steps, "steps") + 1, dtype=torch.float64)  # (steps + 1,)
+        """The sampling grid: steps + 1 falling times from 1 to 0, float64, dense at high noise, where shapes are set.
+
+        The noise-to-signal ratio tan(pi t / 2) is (4 u)^2 at even u from 1 to 0 (after arXiv:2206.00364, rho = 2);
+        the first time is 1 instead of 0.96. Found by measuring: even times give worse digits in 10 steps. Raises
+        ValueError for steps < 1.
+        """
+        u = torch.linspace(1, 0, check_int(steps, "steps") + 1, dtype=torch.float64)  # (steps + 1,)
+        times = torch.atan((4 * u) ** 2) * (2 / math.pi)  # (steps + 1,)
+        times[0] = 1.0
+        return times
 
     def add_noise(self, x0: Tensor, t: Time, eps: Tensor) -> Tensor:
         """x_t = alpha(t) x0 + sigma(t) eps; x0, eps (B, ...), t a number or (B,). ValueError for other shapes."""
@@ -116,11 +124,11 @@ class GaussianMixture:
         schedule: NoiseSchedule | None = None,
     ) -> None:
         self.means = check_tensor(means, "means", ("K", "D"))
-        std = torch.full((len(means),), check_number(std, "std", 0.0)) if isinstance(std, int | float) else std
+        std = means.new_full((len(means),), check_number(std, "std", 0.0)) if isinstance(std, int | float) else std
         self.std = check_tensor(std, "std", (len(means),)).to(means)  # (K,)
         if (self.std < 0).any():
             raise ValueError(f"std must be at least 0; got {self.std.min():g}")
-        weights = torch.full((len(means),), 1 / len(means)) if weights is None else weights
+        weights = means.new_full((len(means),), 1 / max(1, len(means))) if weights is None else weights
         self.weights = check_tensor(weights, "weights", (len(means),)).to(means)  # (K,)
         if (self.weights < 0).any() or abs(self.weights.sum().item() - 1) > 1e-5:
             raise ValueError(f"weights must be at least 0 and sum to 1; got {self.weights.tolist()}")

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from .checkpoints import load_checkpoint, pick_device, save_checkpoint, save_model, write_file
 from .data import load_images
 from .denoiser import EfficientTransformerDenoiser
-from .evaluation import score
+from .evaluation import labels_like_test_set, score
 from .noising import NoiseSchedule
 from .plots import save_figure, trajectory_figure
 from .sampling import (
@@ -165,7 +165,7 @@ def finish(model: EfficientTransformerDenoiser, out: Path, run: dict[str, Any]) 
     if run["data"] != "mnist":
         print("Scores: none; the judge reads digits only.")
         return
-    labels = torch.arange(SCORED_DIGITS) % model.num_classes  # (2000,)
+    labels = labels_like_test_set(SCORED_DIGITS)  # (2000,)
     scores = score(sample(model, labels, generator=torch.Generator().manual_seed(1)).cpu(), labels)
     text = json.dumps({**dataclasses.asdict(scores), "run": run}, indent=1) + "\n"
     write_file(out / "scores.json", lambda temporary: temporary.write_text(text))

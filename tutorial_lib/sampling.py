@@ -100,7 +100,7 @@ def heun() -> Solver:
 
 SOLVERS: dict[str, Callable[[], Solver]] = {"ddpm": ddpm, "ddim": ddim, "dpmpp_2m": dpmpp_2m, "heun": heun}
 DEFAULT_SOLVER = "dpmpp_2m"
-DEFAULT_GUIDANCE = 1.1
+DEFAULT_GUIDANCE = 1.25
 
 
 class GuidedDenoiser:
@@ -148,7 +148,7 @@ def sample_loop(
     times: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Iterator[State]:
-    """Walks x (B, ...) along `times` (falling, 10 steps from 1 to 0 by default) and yields every state, first to last.
+    """Walks x (B, ...) along `times` (default `schedule.timesteps()`) and yields every state, first to last.
 
     `denoise(x, t) -> x0_hat` may be a `GuidedDenoiser` or any exact denoiser. `list(sample_loop(...))` is the whole
     process. Raises ValueError for times that do not fall or leave [0, 1].
@@ -185,7 +185,7 @@ def sample(
     generator: torch.Generator | None = None,
     count: int | None = None,
     clip: bool = True,
-    batch_size: int = 500,
+    batch_size: int = 100,
 ) -> Tensor:
     """From pure noise to images (B, C, H, W) in [-1, 1], one for each of the labels (B,), or `count` without labels.
 
