@@ -66,6 +66,11 @@ def refuses(call, *words: str) -> None:
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
+def falling(steps: int) -> list[float]:
+    """The documented grid: 1, then sigma / alpha = (4 i / steps)^2 down to 0."""
+    return [1.0] + [2 / math.pi * math.atan((4 * i / steps) ** 2) for i in range(steps - 1, -1, -1)]
+
+
 @pytest.fixture
 def model() -> EfficientTransformerDenoiser:
     """A tiny network with random weights everywhere, so that time and label matter and some pixels leave [-1, 1]."""
@@ -282,7 +287,7 @@ def test_loop_yields_every_state_from_noise_to_clean(name):
 
     states = list(sample_loop(denoise, x, SOLVERS[name](), generator=gen(0)))
     assert len(states) == 11  # the default: 10 steps
-    assert [state.t for state in states] == pytest.approx([1 - i / 10 for i in range(11)], abs=1e-12)
+    assert [state.t for state in states] == pytest.approx(falling(10), abs=1e-12)
     assert torch.equal(states[0].x, x) and states[0].x0 is None and states[0].nfe == 0
     assert states[-1].t == 0 and torch.equal(states[-1].x, states[-1].x0)
     assert torch.equal(states[1].x0, wavy(x, 1.0))
@@ -344,7 +349,10 @@ def test_guidance_1_is_the_conditional_network(model):
     got = sample(model, labels, 5, ddim(), guidance_scale=1, generator=gen(0))
     want = list(
         sample_loop(
-            lambda x, t: model(x, t, labels).clamp(-1, 1), x, ddim(), times=torch.linspace(1, 0, 6, dtype=torch.float64)
+            lambda x, t: model(x, t, labels).clamp(-1, 1),
+            x,
+            ddim(),
+            times=torch.tensor(falling(5), dtype=torch.float64),
         )
     )[-1].x
     assert torch.equal(got, want)
@@ -385,7 +393,7 @@ def test_sample_shapes_and_times(model):
     model.register_forward_hook(lambda module, inputs, output: seen.append(float(inputs[1])))
     images = sample(model, torch.tensor([0, 3, 2]), 4, ddim(), 1.0, gen(0))
     assert images.shape == (3, 1, 8, 8) and images.dtype == torch.float32
-    assert seen == pytest.approx([1, 0.75, 0.5, 0.25])
+    assert seen == pytest.approx(falling(4)[:-1])
     assert sample(model, None, 2, count=5, generator=gen(0)).shape == (5, 1, 8, 8)
 
 

@@ -94,7 +94,7 @@ class _Attention(nn.Module):
 
     feature_map: str
 
-    def __init__(self, dim: int, heads: int = 4, local: bool = True) -> None:
+    def __init__(self, dim: int = 128, heads: int = 4, local: bool = True) -> None:
         super().__init__()
         if check_int(dim, "dim") % check_int(heads, "heads"):
             raise ValueError(f"heads must divide dim {dim}; got {heads}")

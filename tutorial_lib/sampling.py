@@ -23,7 +23,9 @@ Solver = Callable[..., tuple[Tensor, Tensor, int]]
 
 
 def _levels(schedule: NoiseSchedule, *times: float) -> list[float]:
-    return [level(time).item() for time in times for level in (schedule.alpha, schedule.sigma)]
+    """alpha and sigma of each time in turn, as numbers; `sample_loop` has checked the times."""
+    t = torch.tensor(times, dtype=torch.float64)  # (K,)
+    return torch.stack([schedule.alpha_fn(t), schedule.sigma_fn(t)], dim=1).flatten().tolist()
 
 
 def _noise(x: Tensor, generator: torch.Generator | None) -> Tensor:
