@@ -42,7 +42,12 @@ def clean(notebook: NotebookNode) -> NotebookNode:
         for output in cell.get("outputs", []):
             output.get("data", {}).pop(WIDGET_VIEW, None)
             if "metadata" in output:
-                output.metadata = nbformat.from_dict({})
+                alt = {
+                    kind: {"alt": own["alt"]}
+                    for kind, own in output.metadata.items()
+                    if isinstance(own, dict) and "alt" in own
+                }
+                output.metadata = nbformat.from_dict(alt)
     return notebook
 
 

@@ -67,7 +67,8 @@ def test_png_is_the_same_every_time_and_a_picture(tmp_path):
 
 
 def test_a_picture_carries_its_text_in_every_form():
-    bundle = Picture(b"png", 'two < three & "four"')._repr_mimebundle_()
+    bundle, metadata = Picture(b"png", 'two < three & "four"')._repr_mimebundle_()
+    assert metadata == {"image/png": {"alt": 'two < three & "four"'}}
     assert 'alt="two &lt; three &amp; &quot;four&quot;"' in bundle["text/html"]
     assert bundle["text/plain"] == 'Picture: two < three & "four"'
     assert bundle["image/png"] in bundle["text/html"]

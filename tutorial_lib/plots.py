@@ -35,14 +35,15 @@ class Picture:
     def __init__(self, png: bytes, alt: str) -> None:
         self.png, self.alt = base64.b64encode(png).decode(), alt
 
-    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+    def _repr_mimebundle_(self, **_: object) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
         alt = html.escape(self.alt)
         source = f"data:image/png;base64,{self.png}"
-        return {
+        data = {
             "text/html": f'<figure><img alt="{alt}" src="{source}"><figcaption>{alt}</figcaption></figure>',
             "image/png": self.png,
             "text/plain": f"Picture: {self.alt}",
         }
+        return data, {"image/png": {"alt": self.alt}}  # where nbconvert looks for it
 
 
 def show(figure: Figure, alt: str) -> None:
