@@ -30,7 +30,11 @@ def parser() -> argparse.ArgumentParser:
         help="how strongly to follow the label: 0 not at all, 1 plainly (default: %(default)s)")  # fmt: skip
     add("--solver", choices=SOLVERS, default=DEFAULT_SOLVER, help="the step rule (default: %(default)s)")
     add("--seed", type=int, default=0, metavar="N", help="same seed, same picture (default: 0)")
-    add("--weights", metavar="FILE", help="your own model.safetensors (default: the shipped weights)")
+    add(
+        "--weights",
+        metavar="FILE",
+        help="your own model.safetensors, or the word mine: your newest run (default: the shipped)",
+    )
     add("--device", metavar="NAME", help="cpu, cuda or mps (default: the fastest one here)")
     add("--out", default="digits.png", metavar="FILE.png", help="the picture (default: digits.png)")
 
@@ -62,7 +66,8 @@ def run_sample(args: argparse.Namespace) -> int:
     device, count = pick_device(args.device), check_int(args.count, "--count")
     if Path(args.out).suffix.lower() != ".png":
         raise ValueError(f"--out must end in .png; got {args.out!r}")
-    model = load_model(args.weights, device) if args.weights else load_pretrained("mnist", device)
+    named = args.weights in (None, "mine")
+    model = load_pretrained(args.weights or "mnist", device) if named else load_model(args.weights, device)
     digits = list(range(model.num_classes)) if args.digit is None else [args.digit]
     labels = check_labels(torch.tensor(digits), "--digit", None, model.num_classes).repeat_interleave(count)  # (B,)
     start = time.perf_counter()

@@ -13,11 +13,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from .attention import FEATURE_MAPS
 from .denoiser import EfficientTransformerDenoiser
 from .validate import check_choice
 
 ASSETS = Path(__file__).parent / "assets"
-PRETRAINED = {"mnist": ASSETS / "mnist.safetensors"}
+PRETRAINED = {
+    "mnist": ASSETS / "mnist.safetensors",
+    **{f"attention_{name}": ASSETS / f"attention_{name}.safetensors" for name in (*FEATURE_MAPS, "softmax")},
+}
 FORMAT = "tutorial_lib.EfficientTransformerDenoiser/1"
 CHECKPOINT_FORMAT = "tutorial_lib.training/1"
 
@@ -95,9 +99,20 @@ def load_model(path: str | Path, device: str | torch.device | None = None) -> Ef
 
 
 def load_pretrained(name: str = "mnist", device: str | torch.device | None = None) -> EfficientTransformerDenoiser:
-    """The weights that come with the package; see the model card beside them. Raises ValueError for an unknown name."""
-    check_choice(name, "name", PRETRAINED)
-    return load_model(PRETRAINED[name], device)
+    """The weights that come with the package, described in the cards beside them, or your own newest ones.
+
+    "mnist": the network of this series; "attention_softmax", "attention_double_softmax", "attention_elu1" and
+    "attention_relu": equal short trainings that differ in the attention alone; "mine": the newest model.safetensors in
+    a run's folder under `runs`, here or one folder up. Raises ValueError for an unknown name, FileNotFoundError if
+    there is no such run yet.
+    """
+    check_choice(name, "name", (*PRETRAINED, "mine"))
+    if name != "mine":
+        return load_model(PRETRAINED[name], device)
+    mine = [path for runs in ("runs", "../runs") for path in Path(runs).glob("*/model.safetensors")]
+    if not mine:
+        raise FileNotFoundError("name 'mine' needs a network of your own; there is none: train one, or use 'mnist'")
+    return load_model(max(mine, key=lambda path: path.stat().st_mtime), device)
 
 
 def save_checkpoint(state: dict[str, Any], path: str | Path) -> Path:

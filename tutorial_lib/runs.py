@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import copy
 import dataclasses
+import itertools
 import json
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -129,8 +130,28 @@ def run_train(args: argparse.Namespace) -> int:
     return 0
 
 
-def follow(steps: Iterator[Progress], checkpoint: Path, run: dict[str, Any], seconds: float) -> Progress | None:
-    """Runs the training with a progress bar and checkpoints, until the end or Ctrl-C; returns the last progress."""
+def new_run_folder(parent: str | Path, name: str) -> Path:
+    """Makes and returns parent/name-1, or -2, -3, ...: the first that is not there yet."""
+    for number in itertools.count(1):
+        folder = Path(parent) / f"{name}-{number}"
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            continue
+
+
+def follow(
+    steps: Iterator[Progress],
+    checkpoint: Path,
+    run: dict[str, Any] | None = None,
+    seconds: float = 0.0,
+    view: Callable[[Progress], None] | None = None,
+) -> Progress | None:
+    """Runs the training with checkpoints, until the end or Ctrl-C (in JupyterLab: the stop button).
+
+    Shows a progress bar, or calls `view` after each step. Returns the last progress, None if no step was left to do.
+    """
     stopped, progress, bar, started = [], None, None, time.monotonic()
     saved = started
     # Ctrl-C in the middle of a step would leave half-updated weights: note it, finish the step, then save.
@@ -138,14 +159,17 @@ def follow(steps: Iterator[Progress], checkpoint: Path, run: dict[str, Any], sec
     try:
         for progress in steps:
             size = progress.config.batch_size
-            if bar is None:
+            if view is not None:
+                view(progress)
+            elif bar is None:
                 total, done = progress.steps * size, (progress.step - 1) * size
                 bar = tqdm(total=total, initial=done, unit=" images", unit_scale=True, dynamic_ncols=True)
-            bar.set_postfix(loss=f"{progress.loss:.4f}", refresh=False)
-            bar.update(size)
+            if bar is not None:
+                bar.set_postfix(loss=f"{progress.loss:.4f}", refresh=False)
+                bar.update(size)
             now = time.monotonic()
             if stopped or progress.step == progress.steps or now - saved > CHECKPOINT_SECONDS:
-                save_checkpoint({**progress.state(), "run": run, "seconds": seconds + now - started}, checkpoint)
+                save_checkpoint({**progress.state(), "run": run or {}, "seconds": seconds + now - started}, checkpoint)
                 saved = now
             if stopped:
                 break
