@@ -8,8 +8,7 @@ import io
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass
 from typing import Any
 
 import ipywidgets as widgets
@@ -33,7 +32,7 @@ STRIP_WIDTH = 1100  # pixels that a static strip may be wide
 class Frame:
     """One state of a lab: the picture, its text for screen readers, the read-out, and what only holds just now."""
 
-    figure: Figure | None
+    figure: Figure
     alt: str
     text: str
     timing: str = ""
@@ -47,8 +46,7 @@ class Lab(widgets.VBox):
     """
 
     def __init__(self, render: Callable[..., Frame], **controls: widgets.ValueWidget) -> None:
-        self.controls = controls
-        self._frame = lru_cache(maxsize=256)(lambda **values: self._drawn(render(**values)))
+        self.render, self.controls = render, controls
         self.picture, self.readout = widgets.HTML(), widgets.HTML()
         rows = [widgets.HBox([control, *self._number_box(control)]) for control in controls.values()]
         super().__init__([*rows, self.picture, self.readout])
@@ -66,18 +64,12 @@ class Lab(widgets.VBox):
         widgets.link((control, "value"), (box, "value"))
         return [box]
 
-    @staticmethod
-    def _drawn(frame: Frame) -> tuple[bytes, Frame]:
-        # The cache keeps the picture, not the figure, which is a hundred times larger.
-        return png_bytes(frame.figure, dpi=80), replace(frame, figure=None)
-
     def frame(self, **changes: Any) -> tuple[bytes, Frame]:
         """The picture as PNG, and the frame, for the controls' values with these `changes`."""
-        values = {name: control.value for name, control in self.controls.items()}
-        for name, value in changes.items():
-            check_choice(name, "control", values)
-            values[name] = value
-        return self._frame(**values)
+        for name in changes:
+            check_choice(name, "control", self.controls)
+        frame = self.render(**{name: control.value for name, control in self.controls.items()} | changes)
+        return png_bytes(frame.figure, dpi=80), frame
 
     def _draw(self, change: object = None) -> None:
         try:
@@ -85,7 +77,7 @@ class Lab(widgets.VBox):
         except Exception as error:
             self.readout.value = f'<b role="alert">Could not draw: {html.escape(str(error))}</b>'
             raise
-        source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+        self.png, source = png, f"data:image/png;base64,{base64.b64encode(png).decode()}"
         self.picture.value = f'<img alt="{html.escape(frame.alt)}" src="{source}">'
         self.readout.value = f'<span role="status">{html.escape(frame.text + frame.timing)}</span>'
 
@@ -102,7 +94,7 @@ class Lab(widgets.VBox):
             pictures = set()
             for value in values:
                 control.value = value
-                pictures.add(self.picture.value)
+                pictures.add(self.png)
             control.value = before
             named = ", ".join(f"{value:g}" if isinstance(value, int | float) else value for value in values)
             lines.append(f"{control.description}: {named}: {len(pictures)} different pictures")
@@ -211,8 +203,8 @@ def sampling_lab(model: nn.Module) -> Lab:
         seen, sure = _read(last.x[0])
         note = "" if solver == "ddim" else " (Eta is for ddim alone)"
         text = f"{last.nfe} network evaluations{note}; asked for {digit}, read as {seen} by the judge ({sure:.0%} sure)"
-        alt = f"A {digit} drawn by {solver} in {steps} steps with guidance {guidance:g}, seed {seed}."
-        return Frame(digits_figure([last.x[0]], [f"{digit}, {steps} steps"]), alt, text, timing)
+        alt = f"A {digit} drawn by {solver}: {steps} step{'s' * (steps > 1)}, guidance {guidance:g}, seed {seed}."
+        return Frame(digits_figure([last.x[0]], [f"{digit}, steps: {steps}"]), alt, text, timing)
 
     return Lab(
         render,
