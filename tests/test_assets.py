@@ -12,7 +12,8 @@ from safetensors import safe_open
 
 from tutorial_lib.checkpoints import ASSETS, PRETRAINED, load_pretrained
 from tutorial_lib.denoiser import EfficientTransformerDenoiser
-from tutorial_lib.evaluation import labels_like_test_set, score
+from tutorial_lib.evaluation import class_agreement, labels_like_test_set, score
+from tutorial_lib.results import load_results
 from tutorial_lib.sampling import sample
 
 
@@ -23,15 +24,38 @@ def test_assets_stay_small():
 
 
 def test_nothing_in_the_assets_is_code():
-    assert {path.suffix for path in ASSETS.rglob("*") if path.is_file()} <= {".md", ".npz", ".png", ".safetensors"}
+    assert {path.suffix for path in ASSETS.rglob("*") if path.is_file()} <= {
+        ".json",
+        ".md",
+        ".npz",
+        ".png",
+        ".safetensors",
+    }
 
 
-@pytest.mark.parametrize("path", PRETRAINED.values(), ids=list(PRETRAINED))
-def test_every_network_has_a_card_with_its_command(path: Path):
-    card = path.with_suffix(".md").read_text(encoding="utf-8")
+def test_the_network_has_a_card_with_its_command():
+    card = PRETRAINED["mnist"].with_suffix(".md").read_text(encoding="utf-8")
     assert "python -m tutorial_lib train" in card
     for fact in ("seed", "data", "time", "machine", "class agreement", "Frechet distance"):
         assert fact in card, fact
+
+
+@pytest.mark.parametrize("name", sorted(set(PRETRAINED) - {"mnist"}))
+def test_networks_that_differ_in_the_attention_alone(name):
+    model, attention = load_pretrained(name, "cpu"), name.removeprefix("attention_")
+    assert f"`attention_{attention}`" in (ASSETS / "attention.md").read_text(encoding="utf-8")
+    assert model.config == {**load_pretrained("mnist", "cpu").config, "attention": attention}
+    assert all(parameter.dtype == torch.float32 for parameter in model.parameters())  # stored in half of that
+    labels = torch.arange(100) % 10  # (100,)
+    images = sample(model, labels, generator=torch.Generator().manual_seed(0))  # (100, 1, 16, 16)
+    assert class_agreement(images, labels) >= 0.85
+
+
+def test_every_measured_result_names_how_it_was_made():
+    for result in load_results():
+        assert {"group", "name", "seed", "steps", "batch", "lr", "seconds"} < result.keys()
+        scores = [value for value in result.values() if isinstance(value, dict)]
+        assert scores and all(0 <= score["agreement"] <= 1 and score["floors"] > 0 for score in scores)
 
 
 def test_shipped_network_is_the_default_architecture():

@@ -396,3 +396,16 @@ def test_pretrained_weights_are_found_by_name(weights, monkeypatch):
 @pytest.mark.parametrize("name", ["imagenet", "", None, 3, "../mnist"])
 def test_refuses_an_unknown_name(name):
     refuses(lambda: load_pretrained(name), "name must be one of", "'mnist'", repr(name))
+
+
+def test_mine_is_the_newest_run_here_or_one_folder_up(tmp_path, monkeypatch):
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    with pytest.raises(FileNotFoundError, match="name 'mine' needs a network of your own; there is none"):
+        load_pretrained("mine")
+    for age, (folder, layers) in enumerate((("runs/a", 1), ("../runs/b", 2), ("runs/c", 3))):
+        path = save_model(EfficientTransformerDenoiser(dim=16, heads=2, layers=layers), f"{folder}/model.safetensors")
+        os.utime(path, (1e9 - age, 1e9 - age))  # the first one is the newest
+    assert len(load_pretrained("mine", "cpu").blocks) == 1
+    os.utime("../runs/b/model.safetensors", (2e9, 2e9))
+    assert len(load_pretrained("mine", "cpu").blocks) == 2

@@ -248,3 +248,20 @@ def test_doctor_sees_a_folder_without_write_access(monkeypatch, capsys):
     monkeypatch.setattr(doctor.tempfile, "TemporaryFile", refuse)
     assert main(["doctor"]) == 1
     assert "FAIL  writing   cannot write in" in capsys.readouterr().out
+
+
+def test_follow_calls_the_view_after_each_step_instead_of_a_bar(tmp_path, capsys):
+    images, labels = torch.zeros(8, 1, 16, 16), torch.zeros(8, dtype=torch.int64)
+    model = EfficientTransformerDenoiser(dim=16, heads=2, layers=1, ff_dim=16)
+    seen = []
+    steps = runs.train(model, images, labels, runs.TrainConfig.fast(steps=3, batch_size=4), device="cpu")
+    last = runs.follow(steps, tmp_path / "checkpoint.pt", view=lambda progress: seen.append(progress.step))
+    assert seen == [1, 2, 3] and last.step == 3
+    assert capsys.readouterr().err == ""
+    assert load_checkpoint(tmp_path / "checkpoint.pt")["step"] == 3
+
+
+def test_each_run_gets_a_folder_of_its_own(tmp_path):
+    folders = [runs.new_run_folder(tmp_path / "runs", "lesson") for _ in range(3)]
+    assert [folder.name for folder in folders] == ["lesson-1", "lesson-2", "lesson-3"]
+    assert all(folder.is_dir() for folder in folders)

@@ -74,6 +74,7 @@ def test_ci_runs_the_test_command_of_the_readme():
         'pytest" --nbval\n',
         'ruff" check\n',
         'ruff" format --check',
+        'pytest" tests/browser\n',
     ]
     assert [script.find(step) for step in steps] == sorted(script.find(step) for step in steps)
     assert all(step in script for step in steps)
@@ -97,7 +98,8 @@ def test_ci_script_is_executable():
 
 def test_what_is_imported_is_declared():
     known = {name_of(requirement).replace("-", "_") for requirement in declared()} | {"tutorial_lib"}
-    known = {{"pyyaml": "yaml", "ipython": "IPython"}.get(name, name) for name in known} | set(sys.stdlib_module_names)
+    renamed = {"pyyaml": "yaml", "ipython": "IPython", "pillow": "PIL"}
+    known = {renamed.get(name, name) for name in known} | set(sys.stdlib_module_names)
     files = [path for folder in ("tutorial_lib", "scripts", "tests") for path in (ROOT / folder).rglob("*.py")]
     local = {"scripts", "tests"} | {path.stem for path in files if path.parent != ROOT / "tutorial_lib"}
     for path in files:

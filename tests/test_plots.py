@@ -8,7 +8,7 @@ import matplotlib.image
 import pytest
 import torch
 
-from tutorial_lib.plots import Picture, image_grid, png_bytes, save_figure, show, trajectory_figure
+from tutorial_lib.plots import Picture, image_grid, png_bytes, save_figure, show, subplots, trajectory_figure
 from tutorial_lib.sampling import State
 
 
@@ -77,3 +77,12 @@ def test_a_picture_carries_its_text_in_every_form():
 def test_show_refuses_a_picture_without_text():
     with pytest.raises(ValueError, match="alt must be a sentence"):
         show(image_grid(torch.zeros(1, 1, 8, 8), 1), alt=" ")
+
+
+def test_lines_differ_in_colour_and_in_dashes():
+    figure, axes = subplots(2, 1, width=5, height=4)
+    assert figure.get_size_inches().tolist() == [5, 4]
+    lines = [axes[1].plot([0, 1])[0] for _ in range(5)]
+    assert len({line.get_color() for line in lines}) == 5
+    assert len({str(line._dash_pattern) for line in lines}) == 5
+    assert subplots()[1].get_subplotspec() is not None  # one axes, not an array of one

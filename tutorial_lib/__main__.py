@@ -30,11 +30,8 @@ def parser() -> argparse.ArgumentParser:
         help="how strongly to follow the label: 0 not at all, 1 plainly (default: %(default)s)")  # fmt: skip
     add("--solver", choices=SOLVERS, default=DEFAULT_SOLVER, help="the step rule (default: %(default)s)")
     add("--seed", type=int, default=0, metavar="N", help="same seed, same picture (default: 0)")
-    add(
-        "--weights",
-        metavar="FILE",
-        help="your own model.safetensors, or the word mine: your newest run (default: the shipped)",
-    )
+    add("--weights", metavar="FILE",
+        help="a model.safetensors, or the word mine: your newest run (default: the shipped weights)")  # fmt: skip
     add("--device", metavar="NAME", help="cpu, cuda or mps (default: the fastest one here)")
     add("--out", default="digits.png", metavar="FILE.png", help="the picture (default: digits.png)")
 

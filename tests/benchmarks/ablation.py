@@ -11,6 +11,7 @@ processor seconds of one thread, which other work on the machine disturbs least.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import math
 import time
@@ -120,7 +121,8 @@ def run(variant: dict[str, Any], seed: int, args: argparse.Namespace) -> dict[st
         seconds = time.process_time() - start
         if args.weights and seed == 0 and type(network) is EfficientTransformerDenoiser:
             name = "_".join(str(part) for item in variant.get("model", {}).items() for part in item) or "base"
-            save_model(network, args.weights / f"{name}_{args.steps}.safetensors")
+            # Half precision: enough for pictures of attention, and half the size.
+            save_model(copy.deepcopy(network).half(), args.weights / f"{name}_{args.steps}.safetensors")
         pictures = {
             solver: sample(
                 network,

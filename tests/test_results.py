@@ -1,0 +1,33 @@
+"""The table of measured results: one arithmetic, written out again here."""
+
+from __future__ import annotations
+
+import pytest
+
+from tutorial_lib.results import results_table
+
+RUNS = [
+    {
+        "group": "g",
+        "name": "a",
+        "seed": seed,
+        "seconds": 10 * seed,
+        "ddpm": {"agreement": 0.5 + seed / 10, "floors": seed},
+    }
+    for seed in (1, 2, 3)
+] + [
+    {"group": "g", "name": "b", "seed": 0, "seconds": 7, "iterated": {"agreement": 0.1, "floors": 99.96}},
+    {"group": "other", "name": "c", "seed": 0, "seconds": 1, "ddpm": {"agreement": 0, "floors": 0}},
+]
+
+
+def test_mean_and_range_over_seeds():
+    assert results_table("g", RUNS).splitlines()[2:] == [
+        "| a | 3 | 20 | DDPM | 70.0% (60.0% to 80.0%) | 2.0 (1.0 to 3.0) |",
+        "| b | 1 | 7 | its own output, ten times | 10.0% | 100.0 |",
+    ]
+
+
+def test_unknown_group():
+    with pytest.raises(ValueError, match="group must be one of 'g', 'other'; got 'h'"):
+        results_table("h", RUNS)
