@@ -22,12 +22,19 @@ RUNS = [
 
 
 def test_mean_and_range_over_seeds():
-    assert results_table("g", RUNS).splitlines()[2:] == [
+    assert results_table("g", results=RUNS).splitlines()[2:] == [
         "| a | 3 | 20 | DDPM | 70.0% (60.0% to 80.0%) | 2.0 (1.0 to 3.0) |",
         "| b | 1 | 7 | its own output, ten times | 10.0% | 100.0 |",
     ]
 
 
+def test_some_names_of_several_groups():
+    lines = results_table("g", "other", only=["c", "b"], results=RUNS).splitlines()[2:]
+    assert [line.split(" | ")[0] for line in lines] == ["| c", "| b"]
+    with pytest.raises(ValueError, match="only must be one of 'a', 'b'; got 'c'"):
+        results_table("g", only=["c"], results=RUNS)
+
+
 def test_unknown_group():
     with pytest.raises(ValueError, match="group must be one of 'g', 'other'; got 'h'"):
-        results_table("h", RUNS)
+        results_table("h", results=RUNS)

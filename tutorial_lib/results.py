@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -20,19 +21,22 @@ def load_results() -> list[dict[str, Any]]:
     return json.loads(RESULTS.read_text())
 
 
-def results_table(group: str, results: list[dict[str, Any]] | None = None) -> str:
-    """A Markdown table of one group of runs: mean, and lowest to highest over the seeds.
+def results_table(*groups: str, only: Sequence[str] = (), results: list[dict[str, Any]] | None = None) -> str:
+    """A Markdown table of these groups of runs (or `only` some names in them): mean, lowest to highest over the seeds.
 
-    Seconds are processor seconds of training on one core. Raises ValueError for a group that has no runs.
+    Seconds are processor seconds of training on one core. Raises ValueError for a group or a name that has no runs.
     """
     results = load_results() if results is None else results
-    check_choice(group, "group", {result["group"] for result in results})
-    results = [result for result in results if result["group"] == group]
+    for group in groups:
+        check_choice(group, "group", {result["group"] for result in results})
+    results = [result for result in results if result["group"] in groups]
+    for name in only:
+        check_choice(name, "only", {result["name"] for result in results})
     lines = [
         "| what was trained | seeds | seconds | solver | class agreement | Frechet distance, in floors |",
         "|---|---|---|---|---|---|",
     ]
-    for name in dict.fromkeys(result["name"] for result in results):
+    for name in only or dict.fromkeys(result["name"] for result in results):
         mine = [result for result in results if result["name"] == name]
         seconds = statistics.median(result["seconds"] for result in mine)
         for solver, solver_name in SOLVER_NAMES.items():

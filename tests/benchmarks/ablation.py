@@ -1,6 +1,7 @@
 """Which choice matters? Short trainings that differ in one thing, several seeds, scored alike.
 
     python -m tests.benchmarks.ablation attention --root data --steps 2000 --seeds 3 --batch 32 --out ablation.json
+    python -m tests.benchmarks.ablation process --root data --steps 2000 --seeds 3 --batch 32 --out ablation.json
     python -m tests.benchmarks.ablation choices --root data --steps 1000 --seeds 3 --batch 32 --out ablation.json
 
 Each run trains from scratch on the full MNIST and then draws 1,000 digits in 10 steps, without guidance. A run that is
@@ -78,7 +79,10 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "attention": {
         **{f"{name}, local branch": {"model": {"attention": name}} for name in ATTENTIONS},
         **{f"{name}, no local branch": {"model": {"attention": name, "local": False}} for name in ATTENTIONS},
-        "double_softmax, local branch, 10 noise levels": {"config": {"levels": 10}},
+    },
+    "process": {
+        # Without these two: "double_softmax, local branch" of the group before.
+        "ten noise levels": {"config": {"levels": 10}},
         "public ancestor": {"ancestor": True},
     },
     "choices": {
@@ -171,7 +175,7 @@ def main() -> None:
             text = json.dumps(results, indent=1) + "\n"
             write_file(args.out, lambda temporary, text=text: temporary.write_text(text))
             print(json.dumps(results[-1]), flush=True)
-    print(results_table(args.group, mine()))
+    print(results_table(args.group, results=mine()))
 
 
 if __name__ == "__main__":
