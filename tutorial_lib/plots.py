@@ -23,7 +23,7 @@ from .validate import check_int, check_tensor
 # Told apart by colour-blind readers (Okabe and Ito) and, by their dashes, in black and white.
 LINE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000")
 LINE_DASHES = ("-", "--", "-.", ":", (0, (1, 1)))
-LAB_MARGINS = {"left": 0.03, "right": 0.93, "bottom": 0.17, "top": 0.88, "wspace": 0.12}
+LAB_MARGINS = {"left": 0.03, "right": 0.9, "bottom": 0.17, "top": 0.88, "wspace": 0.12}
 
 
 def png_bytes(figure: Figure, dpi: int = 100) -> bytes:
