@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from tutorial_lib.results import results_table
+from tutorial_lib.results import load_results, results_table
 
 RUNS = [
     {
@@ -38,3 +40,9 @@ def test_some_names_of_several_groups():
 def test_unknown_group():
     with pytest.raises(ValueError, match="group must be one of 'g', 'other'; got 'h'"):
         results_table("h", results=RUNS)
+
+
+def test_readme_quotes_the_measured_tables():
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    for group in dict.fromkeys(result["group"] for result in load_results()):
+        assert results_table(group) in readme, f"README.md must hold results_table({group!r})"

@@ -227,7 +227,19 @@ def test_training_view_keeps_frames_and_losses(digits, displayed):
     assert view.losses == [(progress.step, progress.loss) for progress in steps]
     assert view.text.value.startswith(f"step 6, loss {steps[-1].loss:.3f}, ") and "0 s left" in view.text.value
     assert 'alt="The digits 0 to 9 as the network draws them after 6 steps."' in view.picture.value
+    assert view._repr_mimebundle_()["text/plain"].startswith("A training run to watch")
     view.strip()
     assert "after 2, 4, 6 steps of training" in displayed[0].alt
     with pytest.raises(ValueError, match="steps must be a whole number of at least 1; got 0"):
         TrainingView(0)
+
+
+def test_training_view_does_not_count_a_pause(digits, monkeypatch):
+    images, labels = digits
+    network = EfficientTransformerDenoiser(dim=16, heads=2, layers=1, ff_dim=16)
+    times = iter([100.0, 101.0, 500.0, 501.0, 502.0])
+    monkeypatch.setattr("tutorial_lib.widgets.time.perf_counter", lambda: next(times))
+    view = TrainingView(steps=5, frames=1, redraws=1)
+    for progress in train(network, images, labels, TrainConfig.fast(steps=5, batch_size=8), device="cpu"):
+        view(progress)
+    assert "12 images/s" in view.text.value  # 3 steps of 8 in 2 seconds

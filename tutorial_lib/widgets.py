@@ -26,6 +26,7 @@ from .training import Progress
 from .validate import check_choice, check_int
 
 STRIP_WIDTH = 1100  # pixels that a static strip may be wide
+LONGEST_STEP = 20.0  # seconds; a longer time between two steps of training was a pause
 
 
 @dataclass(frozen=True)
@@ -269,12 +270,14 @@ class TrainingView(widgets.VBox):
         self.frames: dict[int, Tensor] = {}
         self.kept = {max(1, round(steps * i / frames)) for i in range(1, frames + 1)}
         self.drawn = self.kept | {max(1, round(steps * i / redraws)) for i in range(1, redraws + 1)}
-        self.started: tuple[float, int] | None = None
+        self.started, self.last = (0.0, 0), -math.inf  # (when, at which step) the clock began; time of the last step
         super().__init__([self.bar, self.text, self.picture])
 
     def __call__(self, progress: Progress) -> None:
         now, step = time.perf_counter(), progress.step
-        self.started = self.started or (now, step - 1)
+        if now - self.last > LONGEST_STEP:  # the first step, or the first one after a pause
+            self.started = now, step - 1
+        self.last = now
         speed = (step - self.started[1]) / max(1e-9, now - self.started[0])
         self.bar.value = step
         self.losses.append((step, progress.loss))
@@ -289,6 +292,10 @@ class TrainingView(widgets.VBox):
             self.picture.value = f'<img alt="{alt}" src="data:image/png;base64,{png}">'
             if step in self.kept:
                 self.frames[step] = digits
+
+    def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
+        text = "A training run to watch: progress bar, loss and ten digits. (Run this cell to see it.)"
+        return {**super()._repr_mimebundle_(**options), "text/plain": text}
 
     def strip(self) -> None:
         """Shows the kept frames for good: one row a moment of the training, one column a digit."""

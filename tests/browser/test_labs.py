@@ -54,7 +54,7 @@ def opened(browser, server):
             page.goto(f"{address}/lab/tree/notebooks/{name}.ipynb?token={token}&reset", wait_until="domcontentloaded")
             page.wait_for_function(
                 "() => window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'",
-                timeout=90_000,
+                timeout=180_000,
             )
             page.evaluate(HELPERS)
             page.evaluate("() => course.runAll()")
