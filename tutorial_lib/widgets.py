@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import html
 import io
 import math
@@ -81,6 +82,8 @@ class Lab(widgets.VBox):
         self.png, source = png, f"data:image/png;base64,{base64.b64encode(png).decode()}"
         self.picture.value = f'<img alt="{html.escape(frame.alt)}" src="{source}">'
         self.readout.value = f'<span role="status">{html.escape(frame.text + frame.timing)}</span>'
+        del frame
+        gc.collect(1)  # a figure is a ring of references: without this, dozens would wait for the collector
 
     def rehearse(self) -> list[str]:
         """Moves each control to its lowest, a middle and its highest value and back; one line for each control."""
