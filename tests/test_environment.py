@@ -74,7 +74,6 @@ def test_ci_runs_the_test_command_of_the_readme():
         'pytest" --nbval\n',
         'ruff" check\n',
         'ruff" format --check',
-        'pytest" tests/browser\n',
     ]
     assert [script.find(step) for step in steps] == sorted(script.find(step) for step in steps)
     assert all(step in script for step in steps)

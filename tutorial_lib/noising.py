@@ -188,20 +188,25 @@ class IdealDenoiser:
         self.images = check_tensor(images, "images", ("M", "C", "H", "W"))
         self.labels = None if labels is None else check_labels(labels, "labels", len(images), int(labels.max()) + 1)
         self.schedule = (schedule or NoiseSchedule.cosine()).check()
+        self.mixture = self._mixture(images)
 
     def __call__(self, x_t: Tensor, t: Time, labels: Tensor | None = None) -> Tensor:
         check_tensor(x_t, "x_t", ("B", *self.images.shape[1:]))
         if labels is None:
-            return self._posterior_mean(self.images, x_t, t)  # (B, C, H, W)
+            return self._posterior_mean(self.mixture, x_t, t)  # (B, C, H, W)
         if self.labels is None:
             raise ValueError("labels must be None: this IdealDenoiser was built without labels")
         check_labels(labels, "labels", len(x_t), int(self.labels.max()) + 1)
         answer = torch.empty_like(x_t)  # (B, C, H, W)
         for label in labels.unique():
-            answer[labels == label] = self._posterior_mean(self.images[self.labels == label], x_t[labels == label], t)
+            mixture = self._mixture(self.images[self.labels == label])
+            answer[labels == label] = self._posterior_mean(mixture, x_t[labels == label], t)
         return answer
 
-    def _posterior_mean(self, images: Tensor, x_t: Tensor, t: Time) -> Tensor:
+    def _mixture(self, images: Tensor) -> GaussianMixture:
         # A data set is a mixture of point masses: std 0.
-        mixture = GaussianMixture(images.flatten(1).double(), 0.0, schedule=self.schedule)
+        return GaussianMixture(images.flatten(1).double(), 0.0, schedule=self.schedule)
+
+    @staticmethod
+    def _posterior_mean(mixture: GaussianMixture, x_t: Tensor, t: Time) -> Tensor:
         return mixture(x_t.flatten(1).double(), t).reshape(x_t.shape).to(x_t)  # (B, C, H, W)

@@ -20,7 +20,7 @@ window.course = (() => {
         kind: control.classList.contains('widget-slider') ? 'slider' : field.tagName.toLowerCase(),
         name: name(control),
         labelled: !field || (field.labels && [...field.labels].some(label => label.textContent.trim())),
-        value: field ? field.value : control.querySelector('[role=slider]').getAttribute('aria-valuenow'),
+        value: field ? field.value : control.querySelector('[role=slider]').getAttribute('aria-valuetext'),  // valuenow is rounded
       };
     });
 
