@@ -1,7 +1,7 @@
 """The forward process: how a clean image becomes noise, and what the best possible denoiser would answer.
 
 Notation of the whole series: `x_t = alpha(t) * x0 + sigma(t) * eps` with t in [0, 1], 0 clean and 1 pure noise, eps
-standard Gaussian and `alpha**2 + sigma**2 = 1`, so that the variance is kept. `alpha_bar = alpha**2`,
+standard Gaussian and `alpha**2 + sigma**2 = 1`, so that a variance of 1 is kept. `alpha_bar = alpha**2`,
 `snr = (alpha / sigma)**2`. Pixels are in [-1, 1]. Shapes: B batch, C channels, H W pixels, N tokens, D dim, h heads,
 d = D/h. `guidance_scale`: 1 = off, 0 = unconditional. NFE = number of network evaluations.
 """

@@ -91,7 +91,7 @@ class Lab(widgets.VBox):
         for control in self.controls.values():
             before = control.value
             if isinstance(control, widgets.Dropdown):
-                values = [value for _, value in control._options_full]
+                values = list(control.options)
             else:
                 steps = round((control.max - control.min) / control.step)
                 values = [control.min, control.min + steps // 2 * control.step, control.max]
