@@ -25,16 +25,9 @@ from tutorial_lib import (
     train,
 )
 from tutorial_lib.denoiser import EfficientTransformerDenoiser
-from tutorial_lib.widgets import (
-    Frame,
-    Lab,
-    TrainingView,
-    attention_lab,
-    morph_lab,
-    noising_lab,
-    sampling_lab,
-    trajectory_lab,
-)
+from tutorial_lib.lab import Frame, Lab
+from tutorial_lib.training_view import TrainingView
+from tutorial_lib.widgets import attention_lab, morph_lab, noising_lab, sampling_lab, trajectory_lab
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +56,7 @@ def displayed(monkeypatch):
     """What would be shown in a notebook."""
     shown = []
     monkeypatch.setattr("IPython.display.display", shown.append)
-    monkeypatch.setattr("tutorial_lib.widgets.display", shown.append)
+    monkeypatch.setattr("tutorial_lib.lab.display", shown.append)
     return shown
 
 
@@ -238,7 +231,7 @@ def test_training_view_does_not_count_a_pause(digits, monkeypatch):
     images, labels = digits
     network = EfficientTransformerDenoiser(dim=16, heads=2, layers=1, ff_dim=16)
     times = iter([100.0, 101.0, 500.0, 501.0, 502.0])
-    monkeypatch.setattr("tutorial_lib.widgets.time.perf_counter", lambda: next(times))
+    monkeypatch.setattr("tutorial_lib.training_view.time.perf_counter", lambda: next(times))
     view = TrainingView(steps=5, frames=1, redraws=1)
     for progress in train(network, images, labels, TrainConfig.fast(steps=5, batch_size=8), device="cpu"):
         view(progress)

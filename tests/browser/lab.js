@@ -13,6 +13,8 @@ window.course = (() => {
     .filter(box => box.querySelector('.widget-slider') && box.querySelector('img'));
   const name = control => (control.querySelector('.widget-label')?.textContent || '').trim();
   const slider = (lab, text) => [...labs()[lab].querySelectorAll('.widget-slider')].find(each => name(each) === text);
+  const box = (lab, text) =>
+    [...labs()[lab].querySelectorAll('.widget-text')].find(each => name(each) === text).querySelector('input');
   const controls = lab => [...labs()[lab].querySelectorAll('.widget-slider, .widget-dropdown, .widget-text')]
     .map(control => {
       const field = control.querySelector('input, select');
@@ -53,7 +55,7 @@ window.course = (() => {
   }
 
   return {
-    labs, slider, controls, execute, errors,
+    labs, slider, box, controls, execute, errors,
     arm: lab => { window.course.seen = watch(lab); },
     idle: () => kernel().status === 'idle',
     runAll: () => {
