@@ -72,6 +72,7 @@ def test_ci_runs_the_test_command_of_the_readme():
         "-m venv --clear .venv",
         "pip install -e .\n",
         'pytest" --nbval\n',
+        'pytest" tests/browser\n',
         'ruff" check\n',
         'ruff" format --check',
     ]
