@@ -6,10 +6,12 @@ import base64
 import html
 import io
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import torch
 from matplotlib.axes import Axes
@@ -24,6 +26,15 @@ from .validate import check_int, check_tensor
 # Told apart by colour-blind readers (Okabe and Ito) and, by their dashes, in black and white.
 LINE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000")
 LINE_DASHES = ("-", "--", "-.", ":", (0, (1, 1)))
+# For the last row of the room: start JupyterLab with TUTORIAL_PROJECTOR=1. Sizes of text follow "font.size".
+PROJECTOR = {"font.size": 16, "lines.linewidth": 3, "lines.markersize": 9, "axes.linewidth": 1.6, "hatch.linewidth": 2}
+if os.environ.get("TUTORIAL_PROJECTOR", "0") != "0":
+    matplotlib.rcParams.update(PROJECTOR)
+
+
+def _scale() -> float:
+    """How much larger than usual text is, and with it every picture."""
+    return matplotlib.rcParams["font.size"] / 10
 
 
 def png_bytes(figure: Figure, dpi: int = 100) -> bytes:
@@ -66,7 +77,8 @@ def show(figure: Figure, alt: str) -> None:
 
 def subplots(rows: int = 1, columns: int = 1, width: float = 6.4, height: float = 3.2) -> tuple[Figure, Any]:
     """A figure of `width` x `height` inches and its axes, for `show`. Lines differ in colour and in dashes."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+    larger = _scale() ** 0.5  # the text grows more than the chart: screens are not endless
+    figure = Figure(figsize=(larger * width, larger * height), layout="constrained")
     axes = figure.subplots(rows, columns)
     for ax in np.atleast_1d(axes).flat:
         ax.set_prop_cycle(color=LINE_COLOURS, linestyle=LINE_DASHES)
@@ -84,11 +96,12 @@ def image_grid(
     for i, image in enumerate(images.cpu()):
         top, left = i // columns * (height + 1), i % columns * (width + 1)
         mosaic[top : top + height, left : left + width] = image[0]
-    figure = Figure(figsize=(0.62 * columns + 0.5, 0.62 * rows + 0.35), layout="constrained")
+    size = _scale() * (0.62 * columns + 0.5), _scale() * (0.62 * rows + 0.35)
+    figure = Figure(figsize=size, layout="constrained")
     ax = figure.add_subplot(frame_on=False)
     ax.imshow(mosaic.numpy(), cmap="gray_r", vmin=-1, vmax=1)
-    ax.set_xticks([(i + 0.5) * (width + 1) for i in range(len(column_labels))], column_labels, fontsize=9)
-    ax.set_yticks([(i + 0.5) * (height + 1) for i in range(len(row_labels))], row_labels, fontsize=12)
+    ax.set_xticks([(i + 0.5) * (width + 1) for i in range(len(column_labels))], column_labels, fontsize="small")
+    ax.set_yticks([(i + 0.5) * (height + 1) for i in range(len(row_labels))], row_labels, fontsize="large")
     ax.tick_params(length=0, labeltop=True, labelbottom=False)
     return figure
 
@@ -113,11 +126,11 @@ def lab_figure(images: Sequence[Tensor | None], titles: Sequence[str], extra: fl
     widens the figure on the right.
     """
     width, height = 1.15 * len(images) + extra, 1.3
-    figure = Figure(figsize=(2.6 * width, 2.6 * height))
+    figure = Figure(figsize=(2.6 * _scale() * width, 2.6 * _scale() * height))
     ax = figure.add_axes((0, 0, 1, 1))
     ax.set_axis_off()
     for i, (image, title) in enumerate(zip(images, titles, strict=True)):
-        ax.text(1.15 * i + 0.5, -0.06, title, fontsize=11, ha="center", va="bottom")
+        ax.text(1.15 * i + 0.5, -0.06, title, fontsize="large", ha="center", va="bottom")
         ax.add_patch(Rectangle((1.15 * i, 0), 1, 1, fill=False, edgecolor="0.7"))
         if image is not None:
             ax.imshow(image[0].cpu().numpy(), "gray_r", vmin=-1, vmax=1, extent=(1.15 * i, 1.15 * i + 1, 1, 0))
@@ -140,7 +153,7 @@ def attention_figure(image: Tensor, weights: Tensor, query: int) -> Figure:
         ax.add_patch(Rectangle(corner, 1 / side, 1 / side, fill=False, edgecolor="#D55E00", linewidth=2.5))
     ax.imshow(np.linspace(top, 0, 100)[:, None], extent=(2.22, 2.28, 1, 0), **colours)  # the key to the colours
     for value, name in ((0, "0"), (1 / n, f"1/{n}"), (top, f"{top:.2g}")):
-        ax.text(2.3, 1 - value / top, f"– {name}", fontsize=9, va="center")
+        ax.text(2.3, 1 - value / top, f"– {name}", fontsize="small", va="center")
     return figure
 
 
@@ -151,5 +164,5 @@ def noising_figure(x_t: Tensor, ideal: Tensor) -> Figure:
     # One shape: 40 bars would take ten times as long. Upwards is minus here, as for rows of pixels.
     ax.stairs(0.85 - 0.75 * counts / counts.max(), 1.65 + 0.15 * edges, baseline=0.85, fill=True, color=LINE_COLOURS[0])
     for value, name in ((-3, "-3"), (-1, "-1\nwhite"), (1, "1\nblack"), (3, "3")):
-        ax.text(1.65 + 0.15 * value, 0.87, name, fontsize=9, ha="center", va="top")
+        ax.text(1.65 + 0.15 * value, 0.87, name, fontsize="small", ha="center", va="top")
     return figure

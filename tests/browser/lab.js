@@ -54,8 +54,22 @@ window.course = (() => {
     return text;
   }
 
+  // For tests that type: the cell with this text, its editor with a piece of it selected, and what the cell printed.
+  const cellWith = text => panel().content.widgets.findIndex(cell => cell.model.sharedModel.getSource().includes(text));
+  function select(index, text) {
+    const notebook = panel().content, cell = notebook.widgets[index];
+    const before = cell.model.sharedModel.getSource().split(text)[0].split('\n');
+    const start = {line: before.length - 1, column: before[before.length - 1].length};
+    notebook.activeCellIndex = index;
+    notebook.mode = 'edit';
+    cell.editor.focus();
+    cell.editor.setSelection({start, end: {line: start.line, column: start.column + text.length}});
+  }
+  const count = index => panel().content.widgets[index].model.executionCount;
+  const printed = index => panel().content.widgets[index].model.toJSON().outputs.map(o => o.text || '').join('');
+
   return {
-    labs, slider, box, controls, execute, errors,
+    cellWith, select, count, printed, labs, slider, box, controls, execute, errors,
     arm: lab => { window.course.seen = watch(lab); },
     idle: () => kernel().status === 'idle',
     runAll: () => {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import statistics
 from pathlib import Path
@@ -207,3 +208,40 @@ def test_screenshot(opened, request, tmp_path, name, lab):
     path = folder / f"{LABS[name][lab][0]}.png"
     box.screenshot(path=path)
     assert path.stat().st_size > 5_000
+
+
+def type_over(page, cell: int, old: str, new: str) -> str:
+    """Types new text in place of old text in a cell, runs the cell, and returns what it printed."""
+    page.evaluate("([cell, old]) => course.select(cell, old)", [cell, old])
+    page.keyboard.type(new)
+    before = page.evaluate("cell => course.count(cell)", cell)
+    page.keyboard.press("Control+Enter")
+    page.wait_for_function("([cell, before]) => course.count(cell) > before", arg=[cell, before], timeout=60_000)
+    page.wait_for_function("() => course.idle()", timeout=20_000)
+    return page.evaluate("cell => course.printed(cell)", cell)
+
+
+def test_a_student_solves_an_exercise(opened):
+    """A wrong answer, its message, a hint, the right answer: typed into the cell, key by key."""
+    page = opened("01_patches_and_attention")
+    cell = page.evaluate("() => course.cellWith('exercise(\"1.2\")')")
+    assert page.evaluate("cell => course.printed(cell)", cell).startswith("Not attempted: ")
+    said = type_over(page, cell, "...  # your line", "(q @ k.transpose(-2, -1)) @ v")
+    assert said.startswith("Wrong: the numbers are right, but you formed the N x N matrix")
+    said = type_over(page, cell, "check(regrouped)", "check.hint(2)")
+    assert said.startswith("k is (..., N, d) and v is (..., N, e).")
+    type_over(page, cell, "(q @ k.transpose(-2, -1)) @ v", "q @ (k.transpose(-2, -1) @ v)")
+    assert type_over(page, cell, "check.hint(2)", "check(regrouped)") == "Correct: regroup the product.\n"
+    record = page.evaluate("course.execute('print(open(\"my_progress.json\").read())')")
+    assert json.loads(record)["1.2"] == {"tries": 2, "verdict": "correct", "hint 2": 1}
+    assert page.complaints == []
+
+
+def test_a_prediction_is_made_by_keyboard(opened):
+    page = opened("01_patches_and_attention")
+    radio = page.locator(".widget-radio-box input").first
+    radio.focus()
+    page.keyboard.press("Space")
+    page.wait_for_selector("text=Kept. Now run the next cell.", timeout=20_000)
+    record = page.evaluate("course.execute('print(open(\"my_progress.json\").read())')")
+    assert json.loads(record)["1.a"] == {"predicted": "Nothing"}
