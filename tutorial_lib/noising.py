@@ -124,6 +124,7 @@ class GaussianMixture:
         schedule: NoiseSchedule | None = None,
     ) -> None:
         self.means = check_tensor(means, "means", ("K", "D"))
+        self.norms = means.square().sum(1)  # (K,)
         std = means.new_full((len(means),), check_number(std, "std", 0.0)) if isinstance(std, int | float) else std
         self.std = check_tensor(std, "std", (len(means),)).to(means)  # (K,)
         if (self.std < 0).any():
@@ -146,7 +147,7 @@ class GaussianMixture:
         """log(weights[k] N(x_t; alpha means[k], variance[k])) up to (2 pi)^(-D/2); one alpha for all: (B, K)."""
         # Squared distances by |x|^2 - 2 x.m + |m|^2: a (B, K, D) difference would not fit in memory for images.
         squared = (x_t**2).sum(1, keepdim=True) - 2 * alpha * (x_t @ self.means.T)  # (B, K)
-        squared = (squared + (alpha * self.means).square().sum(1)).clamp_min(0)  # (B, K)
+        squared = (squared + alpha**2 * self.norms).clamp_min(0)  # (B, K)
         return self.weights.log() - squared / (2 * variance) - x_t.shape[1] / 2 * variance.log()  # (B, K)
 
     def density(self, x: Tensor, t: float = 0.0) -> Tensor:
@@ -174,7 +175,7 @@ class GaussianMixture:
         belief = self._log_joint(x_t, alpha, variance).softmax(dim=1)  # (B, K) which component x_t came from
         gain = alpha * self.std**2 / variance  # (K,)
         # E[x0 | x_t, k] = means[k] + gain[k] (x_t - alpha means[k]), averaged over the belief.
-        return belief @ (self.means * (1 - gain * alpha)[:, None]) + (belief @ gain)[:, None] * x_t  # (B, D)
+        return (belief * (1 - gain * alpha)) @ self.means + (belief @ gain)[:, None] * x_t  # (B, D)
 
 
 class IdealDenoiser:
