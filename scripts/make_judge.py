@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from tutorial_lib import evaluation
 from tutorial_lib.checkpoints import write_file
 from tutorial_lib.data import load_images
+from tutorial_lib.judge import JUDGE_FORMAT, DigitJudge
 
 SEED, EPOCHS, BATCH, RATE, DECAY = 0, 10, 256, 4e-3, 0.02
 FLOOR_SIZES, FLOOR_DRAWS = (200, 500, 1_000, 2_000, 5_000, 10_000), 20
@@ -38,10 +39,10 @@ def shifted(images: Tensor) -> Tensor:
     return padded[torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]][:, None]  # (B, 1, 16, 16)
 
 
-def train_judge(images: Tensor, labels: Tensor) -> evaluation.DigitJudge:
+def train_judge(images: Tensor, labels: Tensor) -> DigitJudge:
     """Returns a judge trained on images (N, 1, 16, 16) in [-1, 1] and labels (N,), in eval mode."""
     torch.manual_seed(SEED)
-    judge = evaluation.DigitJudge().to(memory_format=torch.channels_last)
+    judge = DigitJudge().to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(judge.parameters(), weight_decay=DECAY)
     per_epoch = len(images) // BATCH
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=EPOCHS * per_epoch)
@@ -69,7 +70,7 @@ def make_judge(root: str) -> None:
     accuracy = evaluation.class_agreement(images, labels, judge)
     width, features = judge.trunk[0].out_channels, judge.head.in_features
     metadata = {
-        "format": evaluation.JUDGE_FORMAT,
+        "format": JUDGE_FORMAT,
         "config": json.dumps({"width": width, "features": features}),
         "test_accuracy": f"{accuracy:.4f}",
         "seed": str(SEED),
@@ -79,7 +80,7 @@ def make_judge(root: str) -> None:
     machine = f"{seconds:.0f} s on {torch.get_num_threads()} CPU cores"
     card = f"""# Digit judge
 
-A small convolutional network (`tutorial_lib.evaluation.DigitJudge`, {parameters:,} parameters) that reads 16x16
+A small convolutional network (`tutorial_lib.DigitJudge`, {parameters:,} parameters) that reads 16x16
 digits. It scores generated digits: the class that it reads, and how far apart crowds lie in its {features} features.
 
 | | |
@@ -105,7 +106,7 @@ size. It was trained on the training digits, so the floors lie a little higher t
 
 def make_reference(root: str) -> None:
     """Measures the real digits with the judge in the assets and writes what `reference_statistics` reads."""
-    judge = evaluation.DigitJudge.load()
+    judge = DigitJudge.load()
     images, labels = load_images("mnist", "test", size=16, source="torchvision", root=root)
     mean, covariance = evaluation.feature_statistics(images, judge)  # (F,), (F, F)
     print(f"features: standard deviations from {covariance.diagonal().min() ** 0.5:.3f} to", end=" ")

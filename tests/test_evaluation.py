@@ -16,18 +16,17 @@ from tutorial_lib import evaluation
 from tutorial_lib.data import load_images
 from tutorial_lib.evaluation import (
     ASSETS,
-    DigitJudge,
     class_agreement,
     diversity,
     feature_statistics,
     frechet_distance,
     frechet_floor,
     frechet_from_statistics,
-    load_judge,
     nearest_training_images,
     reference_statistics,
     score,
 )
+from tutorial_lib.judge import JUDGE_FORMAT, DigitJudge, load_judge
 
 JUDGE = ASSETS / "digit_judge.safetensors"
 REFERENCE = ASSETS / "mnist_reference.safetensors"
@@ -321,11 +320,11 @@ def test_missing_truncated_and_foreign_files_are_named(tmp_path):
         reference_statistics(JUDGE)
     tensors = load_file(JUDGE)
     for config in ('{"width": 25, "features": 64}', '{"width": 0}', '{"depth": 3}', "{", "[]"):
-        save_file(tensors, tmp_path / "wrong.safetensors", {"format": evaluation.JUDGE_FORMAT, "config": config})
+        save_file(tensors, tmp_path / "wrong.safetensors", {"format": JUDGE_FORMAT, "config": config})
         with pytest.raises(ValueError, match=r"fit their own architecture; .*wrong\.safetensors does not"):
             DigitJudge.load(tmp_path / "wrong.safetensors")
     tensors["head.bias"][0] = math.nan
-    save_file(tensors, tmp_path / "nan.safetensors", {"format": evaluation.JUDGE_FORMAT, "config": "{}"})
+    save_file(tensors, tmp_path / "nan.safetensors", {"format": JUDGE_FORMAT, "config": "{}"})
     with pytest.raises(ValueError, match=r"finite numbers; .*nan\.safetensors has NaN"):
         DigitJudge.load(tmp_path / "nan.safetensors")
     save_file({"mean": torch.zeros(64)}, tmp_path / "few.safetensors", {"format": evaluation.REFERENCE_FORMAT})
@@ -335,7 +334,7 @@ def test_missing_truncated_and_foreign_files_are_named(tmp_path):
 
 def test_files_read_back_as_saved(tmp_path):
     judge = DigitJudge(width=2, features=3).eval()
-    metadata = {"format": evaluation.JUDGE_FORMAT, "config": '{"width": 2, "features": 3}'}
+    metadata = {"format": JUDGE_FORMAT, "config": '{"width": 2, "features": 3}'}
     save_file(judge.state_dict(), tmp_path / "j.safetensors", metadata)
     again = DigitJudge.load(str(tmp_path / "j.safetensors"))
     assert torch.equal(judge(GOOD), again(GOOD))

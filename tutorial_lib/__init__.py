@@ -4,7 +4,8 @@ from .attention import LinearAttention, SoftmaxAttention, attention_matrix, line
 from .checkpoints import load_checkpoint, load_model, load_pretrained, pick_device, save_checkpoint, save_model
 from .data import load_images
 from .denoiser import EfficientTransformerBlock, EfficientTransformerDenoiser
-from .evaluation import DigitJudge, class_agreement, diversity, frechet_distance, nearest_training_images
+from .evaluation import class_agreement, diversity, frechet_distance, nearest_training_images
+from .judge import DigitJudge
 from .noising import GaussianMixture, IdealDenoiser, NoiseSchedule
 from .patches import PatchEmbedding, patchify, unpatchify
 from .sampling import GuidedDenoiser, ddim, ddpm, dpmpp_2m, heun, initial_noise, sample, sample_loop

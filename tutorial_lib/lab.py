@@ -54,7 +54,8 @@ class Lab(widgets.VBox):
         kind = widgets.BoundedIntText if isinstance(control, widgets.IntSlider) else widgets.BoundedFloatText
         limits = {name: getattr(control, name) for name in ("value", "min", "max", "step", "description")}
         box = kind(**limits, layout=widgets.Layout(width="13em"), style={"description_width": "initial"})
-        widgets.link((control, "value"), (box, "value"))
+        # The stock slider answers 1.2500000000000002 for 1.25, which nobody wants to read.
+        widgets.link((control, "value"), (box, "value"), transform=(lambda value: round(value, 6), lambda value: value))
         return [box]
 
     def frame(self, **changes: Any) -> tuple[bytes, Frame]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .evaluation import load_judge
+from .judge import load_judge
 from .lab import Frame, Lab, choice, slider
 from .noising import IdealDenoiser, NoiseSchedule
 from .plots import attention_figure, lab_figure, noising_figure
