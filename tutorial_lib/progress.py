@@ -68,7 +68,11 @@ class Prediction(widgets.VBox):
     def __init__(self, name: str, question: str, options: list[str]) -> None:
         self.name, self.question = name, question
         kept = load_progress().get(name, {}).get("predicted")
-        self.choice = widgets.RadioButtons(options=options, value=kept if kept in options else None, description="")
+        self.choice = widgets.RadioButtons(
+            options=options,
+            value=kept if kept in options else None,
+            layout=widgets.Layout(width="max-content"),  # the stock 300 pixels cut long answers
+        )
         self.status = widgets.HTML("")
         self.choice.observe(self._keep, "value")
         super().__init__([widgets.HTML(f"<b>Predict first.</b> {question}"), self.choice, self.status])

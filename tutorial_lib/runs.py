@@ -35,6 +35,7 @@ from .sampling import (
 )
 from .training import Progress, TrainConfig, train
 from .validate import check_int, check_number
+from .workers import from_first, joined, place, total
 
 RECIPES = {"fast": TrainConfig.fast, "published": TrainConfig.published}
 DEFAULTS = {"recipe": "fast", "data": "mnist", "source": "embedded", "seed": 0}
@@ -65,7 +66,7 @@ def measured_steps(
     labels: Tensor,
     config: TrainConfig,
     minutes: float,
-    device: str,
+    device: torch.device,
 ) -> int:
     """How many steps fit into so many minutes here: from the median time of a few steps on a copy of the network."""
     check_number(minutes, "minutes", 0.01, 1e6)
@@ -92,41 +93,55 @@ def settings_of(args: argparse.Namespace, state: dict[str, Any] | None) -> dict[
 
 def run_train(args: argparse.Namespace) -> int:
     """`train`: exit status 0 when the run is complete, 130 when it was stopped with Ctrl-C and saved."""
-    device = pick_device(args.device)
+    with joined(pick_device(args.device)) as device:
+        return _run_train(args, device)
+
+
+def _run_train(args: argparse.Namespace, device: torch.device) -> int:
+    first = place()[0] == 0  # the process that reads and writes the folder, and talks
     out = Path(args.out or f"runs/{args.data or DEFAULTS['data']}-{args.recipe or DEFAULTS['recipe']}")
     checkpoint, state = out / "checkpoint.pt", None
-    if checkpoint.exists():
+    if first and checkpoint.exists():
         if not args.resume:
             raise ValueError(f"--out must be a folder without a run; {out} holds one: add --resume, or choose another")
         state = load_checkpoint(checkpoint)
-    elif args.resume:
+    elif first and args.resume:
         print(f"There is no checkpoint in {out}: starting afresh.")
+    state = from_first(state)
     run = settings_of(args, state)
-    images, labels = load_images(run["data"], "train", source=run["source"], root=args.root)
-    out.mkdir(parents=True, exist_ok=True)
+    for turn in range(place()[1]):  # one process after the other, so that a download happens once
+        if turn == place()[0]:
+            images, labels = load_images(run["data"], "train", source=run["source"], root=args.root)
+        from_first(None)
     torch.manual_seed(check_int(run["seed"], "seed", 0, 2**31 - 1))
     model = EfficientTransformerDenoiser()
     if state is not None:
         config = TrainConfig(**state["config"])
-        print(f"Going on from step {state['step']:,}.")
     else:
         config = RECIPES[run["recipe"]](**{name: run[name] for name in ("seed", "epochs", "steps") if name in run})
         if "minutes" in run:
-            config = dataclasses.replace(
-                config, steps=measured_steps(model, images, labels, config, run["minutes"], device)
-            )
-    print(
-        f"{len(images):,} images ({run['data']}, {run['source']}), {config.total_steps(len(images)):,} steps of "
-        f"{config.batch_size}, recipe {run['recipe']}, device {device.type}, folder {out}"
-    )
+            steps = measured_steps(model, images, labels, config, run["minutes"], device)
+            config = dataclasses.replace(config, steps=from_first(steps))
+    if first:
+        out.mkdir(parents=True, exist_ok=True)
+        if state is not None:
+            print(f"Going on from step {state['step']:,}.")
+        print(
+            f"{len(images):,} images ({run['data']}, {run['source']}), {config.total_steps(len(images)):,} steps of "
+            f"{config.batch_size}, recipe {run['recipe']}, device {device.type}"
+            f"{f' in {place()[1]} processes' if place()[1] > 1 else ''}, folder {out}"
+        )
     seconds = state["seconds"] if state else 0.0
     last = follow(train(model, images, labels, config, device=device, resume=state), checkpoint, run, seconds)
     if last is not None and last.step < last.steps:
-        print(f"Stopped at step {last.step:,} and saved. Go on with: python -m tutorial_lib train --resume --out {out}")
+        if first:
+            again = f"python -m tutorial_lib train --resume --out {out}"
+            print(f"Stopped at step {last.step:,} and saved. Go on with: {again}")
         return 130
     if last is None:  # the checkpoint was already complete: nothing left to train
         model.load_state_dict(state["ema"])
-    finish(model if last is None else last.ema, out, run)
+    if first:
+        finish(model if last is None else last.ema, out, run)
     return 0
 
 
@@ -152,29 +167,34 @@ def follow(
 
     Shows a progress bar, or calls `view` after each step. Returns the last progress, None if no step was left to do.
     """
-    stopped, progress, bar, started = [], None, None, time.monotonic()
+    stopped, progress, bar, started, first = [], None, None, time.monotonic(), place()[0] == 0
     saved = started
-    # Ctrl-C in the middle of a step would leave half-updated weights: note it, finish the step, then save.
-    previous = signal.signal(signal.SIGINT, lambda *_: stopped.append(True))
+    # Stopping in the middle of a step would leave half-updated weights: note it, finish the step, then save.
+    signals = (signal.SIGINT, signal.SIGTERM)
+    previous = [signal.signal(number, lambda *_: stopped.append(True)) for number in signals]
     try:
         for progress in steps:
             size = progress.config.batch_size
             if view is not None:
                 view(progress)
-            elif bar is None:
-                total, done = progress.steps * size, (progress.step - 1) * size
-                bar = tqdm(total=total, initial=done, unit=" images", unit_scale=True, dynamic_ncols=True)
+            elif bar is None and first:
+                images, done = progress.steps * size, (progress.step - 1) * size
+                bar = tqdm(total=images, initial=done, unit=" images", unit_scale=True, dynamic_ncols=True)
             if bar is not None:
                 bar.set_postfix(loss=f"{progress.loss:.4f}", refresh=False)
                 bar.update(size)
             now = time.monotonic()
-            if stopped or progress.step == progress.steps or now - saved > CHECKPOINT_SECONDS:
+            # All processes stop after the same step, or the others would wait for the one that stopped.
+            stop = total(torch.tensor(len(stopped), device=next(progress.model.parameters()).device)) > 0
+            due = stop or progress.step == progress.steps or now - saved > CHECKPOINT_SECONDS
+            if due and first:
                 save_checkpoint({**progress.state(), "run": run or {}, "seconds": seconds + now - started}, checkpoint)
                 saved = now
-            if stopped:
+            if stop:
                 break
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in zip(signals, previous, strict=True):
+            signal.signal(number, handler)
         if bar is not None:
             bar.close()
     return progress

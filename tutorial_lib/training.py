@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
+from itertools import product
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from .checkpoints import CHECKPOINT_FORMAT, pick_device
 from .denoiser import EfficientTransformerDenoiser
 from .noising import NoiseSchedule
 from .validate import check_int, check_labels, check_number, check_tensor
+from .workers import place, total
 
 
 @dataclass(frozen=True)
@@ -172,9 +174,10 @@ def train(
 ) -> Iterator[Progress]:
     """Trains `model` in place on images (M, C, H, W) in [-1, 1], int64 labels (M,); yields after each finished step.
 
-    AdamW (arXiv:1711.05101), gradient clipping, EMA. `resume` is a `Progress.state()`: the run goes on after that step
-    and ends with the same weights, bit for bit on one machine, as one that was not interrupted. Raises ValueError at
-    once for bad input or a `resume` of another run, and FloatingPointError if the loss stops being finite.
+    AdamW (arXiv:1711.05101), gradient clipping, EMA. Under torchrun each process takes its share of every batch, and
+    the run is the same as with one process, up to rounding. `resume` is a `Progress.state()`: the run goes on after
+    that step and ends with the same weights, bit for bit on one machine, as one that was not interrupted. Raises
+    ValueError at once for bad input or a `resume` of another run, FloatingPointError if the loss stops being finite.
     """
     if not isinstance(config, TrainConfig):
         raise ValueError(f"config must be a TrainConfig; got {config!r}")
@@ -185,6 +188,9 @@ def train(
     if images.abs().max() > 1:
         raise ValueError(f"images must be in [-1, 1]; got values from {images.min():g} to {images.max():g}")
     check_labels(labels, "labels", len(images), model.num_classes)
+    batch, world = min(config.batch_size, len(images)), place()[1]
+    if batch % world:
+        raise ValueError(f"batch_size must be a multiple of the {world} processes that share it; got {batch}")
     schedule, device = (schedule or NoiseSchedule.cosine()).check(), pick_device(device)
     digest = hashlib.sha256(images.cpu().numpy().tobytes() + labels.cpu().numpy().tobytes())
     data = {"images": len(images), "sha256": digest.hexdigest()}
@@ -196,6 +202,9 @@ def train(
             if resume.get(part) != now:
                 raise ValueError(f"resume must be a state of the same run: its {part} is {resume.get(part)}, now {now}")
         check_int(resume["step"], "resume['step']", 0, config.total_steps(len(images)))
+        for part, weights in product(("model", "ema"), model.state_dict().items()):
+            found = resume[part].get(weights[0]) if isinstance(resume[part], dict) else None
+            check_tensor(found, f"resume[{part!r}][{weights[0]!r}]", tuple(weights[1].shape))
     return _train(model.to(device), images.to(device), labels.to(device), config, schedule, data, resume)
 
 
@@ -218,15 +227,19 @@ def _train(
         optimizer.load_state_dict(copy.deepcopy(resume["optimizer"]))
         first = resume["step"]
     model.train()
+    rank, world = place()
+    network = model if world == 1 else nn.parallel.DistributedDataParallel(model)  # averages all processes' gradients
     for step in range(first, steps):
-        x0, t, eps, y = training_batch(images, labels, config, step, model.num_classes)
+        batch = training_batch(images, labels, config, step, model.num_classes)
+        x0, t, eps, y = (part[rank::world] for part in batch)  # this process's share
         lr = optimizer.param_groups[0]["lr"] = config.lr_at(step, len(images))
-        loss = diffusion_loss(model, schedule, x0, t, eps, y)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"the loss is {loss.item()} at step {step}: try a smaller lr than {config.lr:g}")
+        loss = diffusion_loss(network, schedule, x0, t, eps, y)
+        mean = total(loss.detach().clone()).item() / world
+        if not math.isfinite(mean):
+            raise FloatingPointError(f"the loss is {mean} at step {step}: try a smaller lr than {config.lr:g}")
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
         optimizer.step()
         ema.update(model, step)
-        yield Progress(step + 1, steps, loss.item(), lr, config, model, ema.model, optimizer, data)
+        yield Progress(step + 1, steps, mean, lr, config, model, ema.model, optimizer, data)

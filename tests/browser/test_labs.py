@@ -237,6 +237,14 @@ def test_a_student_solves_an_exercise(opened):
     assert page.complaints == []
 
 
+@pytest.mark.parametrize("name", LABS)
+def test_every_answer_of_a_prediction_fits_its_line(opened, name):
+    """The stock radio buttons keep one line of height: a longer answer hides its own button and the next answer."""
+    answers = opened(name).evaluate("""() => [...document.querySelectorAll('.widget-radio-box label')].map(
+        label => ({text: label.textContent, fits: label.scrollHeight <= label.clientHeight + 2}))""")
+    assert answers and [answer["text"] for answer in answers if not answer["fits"]] == []
+
+
 def test_a_prediction_is_made_by_keyboard(opened):
     page = opened("01_patches_and_attention")
     radio = page.locator(".widget-radio-box input").first
