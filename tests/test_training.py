@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 
 import pytest
 import torch
@@ -352,6 +352,24 @@ def test_levels_and_dropout_reach_the_network():
     assert all(set(t.tolist()) <= {0.5, 1.0} and (labels == NULL).all() for t, labels in seen) and len(seen) == 2
 
 
+def test_bf16_rounds_the_same_run():
+    def losses(bf16):
+        config = TrainConfig(steps=3, batch_size=8, warmup_steps=0, lr=1e-2, bf16=bf16)
+        return torch.tensor([p.loss for p, *_ in run(tiny(1), *pictures(8), config)])  # (3,)
+
+    exact, rounded = losses(False), losses(True)
+    assert not torch.equal(exact, rounded) and torch.allclose(exact, rounded, rtol=2e-2)  # 8 bits: 0.4 % each
+
+
+def test_compiled_steps_are_the_same_steps(monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda network: compiled.append(network) or network)
+    config, model = TrainConfig(steps=2, batch_size=8), tiny(1)
+    for compile in (True, False):
+        list(train(copy.deepcopy(model), *pictures(8), replace(config, compile=compile), device="cpu"))
+    assert len(compiled) == 1
+
+
 def test_a_seed_is_a_run():
     def last(seed):
         return run(tiny(1), *pictures(10), TrainConfig(steps=3, batch_size=4, seed=seed))[-1][1]
@@ -543,6 +561,7 @@ def test_refuses_schedule_and_device_at_once():
     refuses(lambda: train(tiny(1), *pictures(8), TrainConfig(), device="abacus"), "device", "cpu", "abacus")
 
 
+SWITCHES = ["bf16", "compile"]
 WHOLE = ["epochs", "steps", "batch_size", "warmup_steps", "restart_epochs", "levels", "seed"]
 RANGES = {
     "lr": ("from 1e-08 to 1", [0, -1e-3, 1.5]),
@@ -555,7 +574,13 @@ RANGES = {
 
 
 def test_every_field_is_checked():
-    assert {f.name for f in fields(TrainConfig)} == {*WHOLE, *RANGES}
+    assert {f.name for f in fields(TrainConfig)} == {*WHOLE, *RANGES, *SWITCHES}
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_refuses_what_is_not_a_switch(name):
+    for value in (1, 0, None, "yes", NAN):
+        refuses(lambda value=value: TrainConfig(**{name: value}), f"{name} must be True or False", repr(value))
 
 
 @pytest.mark.parametrize("value", [-1, 0, 2.5, NAN, INF, True, "3", [1]], ids=str)

@@ -50,6 +50,8 @@ def parser() -> argparse.ArgumentParser:
     add_length("--steps", type=int, metavar="N", help="or: batches to train on")
     add_length("--minutes", type=float, metavar="X", help="or: measure this machine, then fix steps for X minutes")
     add("--device", metavar="NAME", help="cpu, cuda or mps (default: the fastest one here)")
+    add("--bf16", action="store_true", default=None, help="compute in bfloat16: faster where the device can")
+    add("--compile", action="store_true", default=None, help="torch.compile: slow start, perhaps faster steps")
     add("--seed", type=int, metavar="N", help="start of all random numbers (default: 0)")
     add("--out", metavar="FOLDER", help="where the run's files go (default: runs/DATA-RECIPE)")
     add("--resume", action="store_true", help="go on from the checkpoint in --out")

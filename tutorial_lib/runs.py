@@ -39,7 +39,7 @@ from .workers import from_first, joined, place, total
 
 RECIPES = {"fast": TrainConfig.fast, "published": TrainConfig.published}
 DEFAULTS = {"recipe": "fast", "data": "mnist", "source": "embedded", "seed": 0}
-LENGTHS = ("epochs", "steps", "minutes")
+LENGTHS, SWITCHES = ("epochs", "steps", "minutes"), ("bf16", "compile")
 CHECKPOINT_SECONDS = 50
 SCORED_DIGITS = 2000
 
@@ -79,7 +79,8 @@ def measured_steps(
 
 def settings_of(args: argparse.Namespace, state: dict[str, Any] | None) -> dict[str, Any]:
     """The run's settings: the checkpoint's when resuming, else the arguments over the defaults."""
-    given = {name: getattr(args, name) for name in (*DEFAULTS, *LENGTHS) if getattr(args, name) is not None}
+    names = (*DEFAULTS, *LENGTHS, *SWITCHES)
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if state is None:
         return {**DEFAULTS, **given}
     for name, value in given.items():
@@ -118,7 +119,8 @@ def _run_train(args: argparse.Namespace, device: torch.device) -> int:
     if state is not None:
         config = TrainConfig(**state["config"])
     else:
-        config = RECIPES[run["recipe"]](**{name: run[name] for name in ("seed", "epochs", "steps") if name in run})
+        names = ("seed", "epochs", "steps", *SWITCHES)
+        config = RECIPES[run["recipe"]](**{name: run[name] for name in names if name in run})
         if "minutes" in run:
             steps = measured_steps(model, images, labels, config, run["minutes"], device)
             config = dataclasses.replace(config, steps=from_first(steps))

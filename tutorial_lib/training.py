@@ -38,6 +38,8 @@ class TrainConfig:
     ema_decay: float = 0.999
     levels: int | None = None  # train at t = 1/levels ... 1 only; None: t uniform in [0, 1)
     seed: int = 0
+    bf16: bool = False  # matrix products in bfloat16: half the bytes, for a GPU (or a CPU) that computes with it
+    compile: bool = False  # torch.compile: a minute or more at the start, then perhaps faster steps
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
@@ -52,6 +54,9 @@ class TrainConfig:
         check_number(self.grad_clip, "grad_clip", 1e-8)
         for name in ("weight_decay", "label_dropout", "ema_decay"):
             check_number(getattr(self, name), name, 0.0, 1.0)
+        for name in ("bf16", "compile"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be True or False; got {getattr(self, name)!r}")
 
     @classmethod
     def published(cls, **changes: Any) -> TrainConfig:
@@ -229,11 +234,14 @@ def _train(
     model.train()
     rank, world = place()
     network = model if world == 1 else nn.parallel.DistributedDataParallel(model)  # averages all processes' gradients
+    if config.compile:
+        network = torch.compile(network)
     for step in range(first, steps):
         batch = training_batch(images, labels, config, step, model.num_classes)
         x0, t, eps, y = (part[rank::world] for part in batch)  # this process's share
         lr = optimizer.param_groups[0]["lr"] = config.lr_at(step, len(images))
-        loss = diffusion_loss(network, schedule, x0, t, eps, y)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=config.bf16):
+            loss = diffusion_loss(network, schedule, x0, t, eps, y)
         mean = total(loss.detach().clone()).item() / world
         if not math.isfinite(mean):
             raise FloatingPointError(f"the loss is {mean} at step {step}: try a smaller lr than {config.lr:g}")
