@@ -14,12 +14,11 @@ import json
 import time
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from tutorial_lib import evaluation
-from tutorial_lib.checkpoints import write_file
+from tutorial_lib.checkpoints import write_file, write_safetensors
 from tutorial_lib.data import load_images
 from tutorial_lib.judge import JUDGE_FORMAT, DigitJudge
 
@@ -75,7 +74,7 @@ def make_judge(root: str) -> None:
         "test_accuracy": f"{accuracy:.4f}",
         "seed": str(SEED),
     }
-    write_file(JUDGE, lambda path: save_file(judge.state_dict(), path, metadata))
+    write_safetensors(judge.state_dict(), JUDGE, metadata)
     parameters = sum(p.numel() for p in judge.parameters())
     machine = f"{seconds:.0f} s on {torch.get_num_threads()} CPU cores"
     card = f"""# Digit judge
@@ -130,7 +129,7 @@ def make_reference(root: str) -> None:
         "floor_std": torch.stack([f.std() for f in floors]),
     }
     metadata = {"format": evaluation.REFERENCE_FORMAT, "judge_sha256": hashlib.sha256(JUDGE.read_bytes()).hexdigest()}
-    write_file(REFERENCE, lambda path: save_file(tensors, path, metadata))
+    write_safetensors(tensors, REFERENCE, metadata)
 
 
 def main() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
 import pickle
 import random
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,7 @@ from tutorial_lib.checkpoints import (
     save_checkpoint,
     save_model,
     write_file,
+    write_safetensors,
 )
 from tutorial_lib.denoiser import EfficientTransformerDenoiser
 
@@ -111,11 +114,11 @@ def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path):
 def test_a_failing_write_leaves_the_old_weights(weights, monkeypatch):
     before = weights.read_bytes()
 
-    def full_disk(tensors, path, metadata):
-        Path(path).write_bytes(before[:100])
+    def full_disk(path, content):
+        path.open("wb").write(content[:100])
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(checkpoints, "save_file", full_disk)
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
     refuses(lambda: save_model(tiny(layers=1), weights), "No space left", error=OSError)
     assert weights.read_bytes() == before and os.listdir(weights.parent) == [weights.name]
 
@@ -166,9 +169,45 @@ def test_refuses_a_damaged_header(weights):
     refuses(lambda: load_model(weights), "path", "whole safetensors file", str(weights), "damaged")
 
 
+def test_refuses_a_flipped_bit_in_the_weights(weights):
+    """safetensors itself would take it: another finite number."""
+    whole = bytearray(weights.read_bytes())
+    whole[-100] ^= 1
+    weights.write_bytes(whole)
+    assert all(torch.isfinite(tensor).all() for tensor in load_file(weights).values())
+    refuses(lambda: load_model(weights), "path", "sha256", str(weights), "damaged")
+
+
+def test_refuses_changed_metadata_and_a_file_without_a_digest(weights):
+    tensors = load_file(weights)
+    with safe_open(weights, framework="pt") as file:
+        told = file.metadata()
+    for changed in ({**told, "seed": "4"}, {name: told[name] for name in ("format", "config")}):
+        save_file(tensors, weights, changed)
+        refuses(lambda: load_model(weights), "path", "sha256", str(weights))
+
+
+@pytest.mark.parametrize("config", [{"layers": 10**9}, {"dim": 10**6}, {"image_size": 10**5}, {"image_size": 10**30}])
+def test_an_architecture_of_any_size_costs_nothing(weights, config):
+    write_safetensors(load_file(weights), weights, metadata(config=json.dumps({**SIZES, **config})))
+    refuses(lambda: load_model(weights), "path", "fit their own", str(weights))
+
+
+def test_refuses_a_file_that_would_fill_the_memory(weights, checkpoint, monkeypatch):
+    monkeypatch.setattr(checkpoints, "LARGEST_FILE", 1000)
+    refuses(lambda: load_model(weights), "path", "at most 1,000 bytes", str(weights))
+    refuses(lambda: load_checkpoint(checkpoint), "path", "at most 1,000 bytes", str(checkpoint))
+
+
+@pytest.mark.parametrize("path", [None, 3, b"run.pt", ["run.pt"]], ids=repr)
+def test_refuses_what_is_no_path(path):
+    refuses(lambda: load_model(path), "path must be a file's path", repr(path))
+    refuses(lambda: load_checkpoint(path), "path must be a file's path", repr(path))
+
+
 @pytest.mark.parametrize("found", [None, {}, {"format": "pt"}, {"format": FORMAT + "0"}], ids=str)
 def test_refuses_weights_of_another_program(weights, found):
-    save_file(load_file(weights), weights, found)
+    write_safetensors(load_file(weights), weights, found or {})
     got = repr((found or {}).get("format"))
     refuses(lambda: load_model(weights), "path", FORMAT, str(weights), got)
 
@@ -192,12 +231,12 @@ def test_refuses_weights_of_another_program(weights, found):
     ],
 )
 def test_refuses_weights_that_do_not_fit_their_architecture(weights, config):
-    save_file(load_file(weights), weights, metadata(config=config))
+    write_safetensors(load_file(weights), weights, metadata(config=config))
     refuses(lambda: load_model(weights), "path", "fit their own", str(weights))
 
 
 def test_refuses_weights_without_an_architecture(weights):
-    save_file(load_file(weights), weights, {"format": FORMAT})
+    write_safetensors(load_file(weights), weights, {"format": FORMAT})
     refuses(lambda: load_model(weights), "path", "fit their own", str(weights))
 
 
@@ -210,9 +249,9 @@ def test_refuses_weights_of_a_wrong_shape_or_missing_or_extra(weights):
         (missing, "to_pixels.bias"),
         ({**whole, "odd": torch.zeros(3)}, "odd"),
     ):
-        save_file(tensors, weights, metadata())
+        write_safetensors(tensors, weights, metadata())
         refuses(lambda: load_model(weights), "path", "fit their own", word)
-    save_file(whole, weights, metadata())
+    write_safetensors(whole, weights, metadata())
     load_model(weights)  # and the whole is fine
 
 
@@ -220,7 +259,7 @@ def test_refuses_weights_of_a_wrong_shape_or_missing_or_extra(weights):
 def test_refuses_weights_that_are_not_finite(weights, value):
     tensors = load_file(weights)
     tensors["to_pixels.bias"][1] = value
-    save_file(tensors, weights, metadata())
+    write_safetensors(tensors, weights, metadata())
     refuses(lambda: load_model(weights), "path", "finite", "NaN or infinity", str(weights))
 
 
@@ -238,6 +277,10 @@ STATE = {
 @pytest.fixture
 def checkpoint(tmp_path) -> Path:
     return save_checkpoint(STATE, tmp_path / "deep" / "run.pt")
+
+
+def signed(path: Path, content: bytes) -> None:
+    path.write_bytes(content + hashlib.sha256(content).digest())
 
 
 def test_checkpoint_comes_back(checkpoint):
@@ -280,13 +323,13 @@ def test_refuses_files_that_are_no_checkpoint(checkpoint, content):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_damaged_checkpoint_loads_or_is_a_value_error(checkpoint):
-    """A byte of a tensor cannot be told from another; anything else that breaks must be refused, never crash."""
-    whole, chance, refused = checkpoint.read_bytes(), random.Random(0), 0
+def test_a_damaged_state_with_a_right_digest_loads_or_is_a_value_error(checkpoint):
+    """Whoever damages a file on purpose can also mend its digest: what then breaks must be refused, never crash."""
+    whole, chance, refused = checkpoint.read_bytes()[:-32], random.Random(0), 0
     for _ in range(400):
         damaged = bytearray(whole)
         damaged[chance.randrange(700)] = chance.randrange(256)  # the pickled part comes first
-        checkpoint.write_bytes(damaged)
+        signed(checkpoint, bytes(damaged))
         try:
             load_checkpoint(checkpoint)
         except ValueError as error:
@@ -295,13 +338,31 @@ def test_a_damaged_checkpoint_loads_or_is_a_value_error(checkpoint):
     assert refused > 100
 
 
+def test_refuses_a_flipped_bit_in_a_checkpoint(checkpoint):
+    """torch.load would take it."""
+    whole = checkpoint.read_bytes()
+    place = whole.index(STATE["model"]["w"].numpy().tobytes())
+    checkpoint.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    assert torch.load(checkpoint, weights_only=True)["step"] == 7
+    refuses(lambda: load_checkpoint(checkpoint), "path", "whole checkpoint", str(checkpoint), "sha256")
+
+
+def test_refuses_a_checkpoint_that_unpacks_to_more_than_it_is(checkpoint):
+    packed = io.BytesIO()
+    with zipfile.ZipFile(checkpoint) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name) + bytes(10**6))
+    signed(checkpoint, packed.getvalue())
+    refuses(lambda: load_checkpoint(checkpoint), "path", "whole checkpoint", "unpack to more")
+
+
 @pytest.mark.parametrize(
     "foreign",
     [{}, [1, 2], torch.zeros(3), {"model": {}}, {"format": "other"}, {"format": CHECKPOINT_FORMAT + "0"}, "text", None],
     ids=str,
 )
 def test_refuses_a_checkpoint_of_another_program(checkpoint, foreign):
-    torch.save(foreign, checkpoint)
+    save_checkpoint(foreign, checkpoint)
     refuses(lambda: load_checkpoint(checkpoint), "path", CHECKPOINT_FORMAT, str(checkpoint), "something else")
 
 
@@ -326,9 +387,9 @@ def test_pickled_code_is_never_run(tmp_path, wrap):
     trace, path = tmp_path / "was here", tmp_path / "run.pt"
     bomb = Bomb(trace)
     if wrap == "plain pickle":
-        path.write_bytes(pickle.dumps(bomb, protocol=2))
+        signed(path, pickle.dumps(bomb, protocol=2))
     else:
-        torch.save({**STATE, "model": bomb} if wrap == "in a state" else bomb, path)
+        save_checkpoint({**STATE, "model": bomb} if wrap == "in a state" else bomb, path)
     refuses(lambda: load_checkpoint(path), "path", "checkpoint", str(path))
     refuses(lambda: load_model(path), "path", "safetensors", str(path))
     assert not trace.exists()

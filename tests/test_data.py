@@ -211,6 +211,30 @@ def test_damaged_files(tmp_path, raw, no_download, stem, content, why):
         load_tiny(tmp_path)
 
 
+def test_a_full_set_must_be_the_known_one(tmp_path, raw, no_download, monkeypatch):
+    (raw / LABELS).write_bytes(idx(np.zeros(60_000, np.uint8)))
+    (raw / IMAGES).write_bytes(idx(np.zeros((60_000, 28, 28), np.uint8)))
+    with pytest.raises(ValueError, match=r"images-idx3-ubyte is damaged \(its sha256 is not the known one\)"):
+        load_tiny(tmp_path)
+    monkeypatch.setitem(data.FULL_COUNT, "train", 12)  # as if the tiny set were the full one
+    known = tuple(hashlib.sha256(TINY[stem]).hexdigest() for stem in (IMAGES, LABELS))
+    monkeypatch.setitem(data.FULL_SHA256, ("mnist", "train"), known)
+    for stem in (IMAGES, LABELS):
+        (raw / stem).write_bytes(TINY[stem])
+    assert len(load_tiny(tmp_path)[0]) == 12
+    (raw / LABELS).write_bytes(TINY[LABELS][:-1] + bytes([TINY[LABELS][-1] ^ 1]))
+    with pytest.raises(ValueError, match=r"labels-idx1-ubyte is damaged \(its sha256 is not the known one\)"):
+        load_tiny(tmp_path)
+
+
+def test_a_packed_file_cannot_fill_the_memory(tmp_path, raw, no_download, monkeypatch):
+    (raw / IMAGES).unlink()
+    (raw / f"{IMAGES}.gz").write_bytes(gzip.compress(TINY[IMAGES] + bytes(10**6)))
+    monkeypatch.setattr(data, "LARGEST_FILE", 10_000)
+    with pytest.raises(ValueError, match=r"its header promises 9408 bytes of data; there are 9984"):
+        load_tiny(tmp_path)
+
+
 # ---------------------------------------------------------------------------------------------------------- download
 
 
@@ -370,6 +394,16 @@ def test_interrupted_download_does_not_poison_the_next(tmp_path, served, monkeyp
                 load_tiny(tmp_path)
         assert list((tmp_path / "MNIST" / "raw").iterdir()) == []
         assert len(load_tiny(tmp_path)[0]) == 12
+
+
+def test_one_flipped_bit_from_a_mirror(tmp_path, served):
+    packed = served.folder / f"{IMAGES}.gz"
+    content = bytearray(packed.read_bytes())
+    content[len(content) // 2] ^= 1
+    packed.write_bytes(content)
+    with Mirror(served.folder) as url:
+        served(url)
+        fails(tmp_path, r"Error downloading train-images-idx3-ubyte\.gz:[\s\S]*corrupted[\s\S]*")
 
 
 def test_wrong_bytes_from_a_mirror(tmp_path, served):

@@ -9,10 +9,11 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from tutorial_lib import evaluation
+from tutorial_lib.checkpoints import write_safetensors
 from tutorial_lib.data import load_images
 from tutorial_lib.evaluation import (
     ASSETS,
@@ -320,14 +321,14 @@ def test_missing_truncated_and_foreign_files_are_named(tmp_path):
         reference_statistics(JUDGE)
     tensors = load_file(JUDGE)
     for config in ('{"width": 25, "features": 64}', '{"width": 0}', '{"depth": 3}', "{", "[]"):
-        save_file(tensors, tmp_path / "wrong.safetensors", {"format": JUDGE_FORMAT, "config": config})
+        write_safetensors(tensors, tmp_path / "wrong.safetensors", {"format": JUDGE_FORMAT, "config": config})
         with pytest.raises(ValueError, match=r"fit their own architecture; .*wrong\.safetensors does not"):
             DigitJudge.load(tmp_path / "wrong.safetensors")
     tensors["head.bias"][0] = math.nan
-    save_file(tensors, tmp_path / "nan.safetensors", {"format": JUDGE_FORMAT, "config": "{}"})
+    write_safetensors(tensors, tmp_path / "nan.safetensors", {"format": JUDGE_FORMAT, "config": "{}"})
     with pytest.raises(ValueError, match=r"finite numbers; .*nan\.safetensors has NaN"):
         DigitJudge.load(tmp_path / "nan.safetensors")
-    save_file({"mean": torch.zeros(64)}, tmp_path / "few.safetensors", {"format": evaluation.REFERENCE_FORMAT})
+    write_safetensors({"mean": torch.zeros(64)}, tmp_path / "few.safetensors", {"format": evaluation.REFERENCE_FORMAT})
     with pytest.raises(ValueError, match=r"whole reference statistics; .*few\.safetensors is not"):
         reference_statistics(tmp_path / "few.safetensors")
 
@@ -335,7 +336,7 @@ def test_missing_truncated_and_foreign_files_are_named(tmp_path):
 def test_files_read_back_as_saved(tmp_path):
     judge = DigitJudge(width=2, features=3).eval()
     metadata = {"format": JUDGE_FORMAT, "config": '{"width": 2, "features": 3}'}
-    save_file(judge.state_dict(), tmp_path / "j.safetensors", metadata)
+    write_safetensors(judge.state_dict(), tmp_path / "j.safetensors", metadata)
     again = DigitJudge.load(str(tmp_path / "j.safetensors"))
     assert torch.equal(judge(GOOD), again(GOOD))
     assert judge.features(GOOD).shape == (4, 3)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tutorial_lib import results
 from tutorial_lib.results import load_results, results_table
 
 RUNS = [
@@ -21,6 +22,17 @@ RUNS = [
     {"group": "g", "name": "b", "seed": 0, "seconds": 7, "iterated": {"agreement": 0.1, "floors": 99.96}},
     {"group": "other", "name": "c", "seed": 0, "seconds": 1, "ddpm": {"agreement": 0, "floors": 0}},
 ]
+
+
+def test_a_changed_file_is_refused(tmp_path, monkeypatch):
+    whole = bytearray(results.RESULTS.read_bytes())
+    place = whole.index(b'"agreement": 0.9') + 15
+    whole[place] ^= 1  # 0.8 for 0.9
+    (tmp_path / "ablation.json").write_bytes(whole)
+    monkeypatch.setattr(results, "RESULTS", tmp_path / "ablation.json")
+    load_results.cache_clear()
+    with pytest.raises(ValueError, match=r"ablation\.json is damaged, or new: its sha256"):
+        load_results()
 
 
 def test_mean_and_range_over_seeds():

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from .attention import FEATURE_MAPS
@@ -24,6 +27,7 @@ PRETRAINED = {
 }
 FORMAT = "tutorial_lib.EfficientTransformerDenoiser/1"
 CHECKPOINT_FORMAT = "tutorial_lib.training/1"
+LARGEST_FILE = 2**30  # bytes: what a file says about itself is not believed beyond this
 
 
 def pick_device(device: str | torch.device | None = None) -> torch.device:
@@ -53,14 +57,39 @@ def write_file(path: str | Path, write: Callable[[Path], None]) -> Path:
     return path
 
 
+def _readable(path: str | Path, what: str) -> Path:
+    if not isinstance(path, str | os.PathLike):
+        raise ValueError(f"path must be a file's path; got {path!r}")
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"path must name {what}; there is none at {path}")
+    if os.path.getsize(path) > LARGEST_FILE:
+        raise ValueError(f"path must name {what}, of at most {LARGEST_FILE:,} bytes; {path} has more")
+    return Path(path)
+
+
+def digest_of(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
+    """SHA-256 of all that a file says: safetensors has no checksum, and a flipped bit is just another finite weight."""
+    told = {name: value for name, value in metadata.items() if name != "sha256"}
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def write_safetensors(tensors: dict[str, Tensor], path: str | Path, metadata: dict[str, str]) -> Path:
+    """Writes tensors and metadata, and a digest of both, which `read_safetensors` checks."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    content = save(tensors, {**metadata, "sha256": digest_of(tensors, metadata)})
+    return write_file(path, lambda temporary: temporary.write_bytes(content))
+
+
 def read_safetensors(path: str | Path, expected: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a safetensors file whose metadata says format = `expected`.
 
     Raises FileNotFoundError without a file, ValueError for one that is truncated, damaged, foreign or not finite.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"path must name a file of {expected} (.safetensors); there is none at {path}")
+    path = _readable(path, f"a file of {expected} (.safetensors)")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -69,6 +98,11 @@ def read_safetensors(path: str | Path, expected: str) -> tuple[dict[str, Tensor]
         raise ValueError(f"path must name a whole safetensors file; {path} is truncated or damaged: {error}") from error
     if metadata.get("format") != expected:
         raise ValueError(f"path must name a file of {expected}; {path} says {metadata.get('format')!r}")
+    if metadata.get("sha256") != digest_of(tensors, metadata):
+        raise ValueError(
+            f"path must name a whole file of {expected}; {path} is damaged, or was not written by this package: its "
+            f"sha256 does not fit what is in it"
+        )
     if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
         raise ValueError(f"path must name finite numbers; {path} has NaN or infinity")
     return tensors, metadata
@@ -78,18 +112,23 @@ def rebuild(network: type[nn.Module], path: str | Path, expected: str) -> nn.Mod
     """The network of a file, from its own metadata, in eval mode. Raises like `read_safetensors`."""
     tensors, metadata = read_safetensors(path, expected)
     try:
-        model = network(**json.loads(metadata["config"]))
+        config = json.loads(metadata["config"])
+        with torch.device("meta"):  # first without memory: an architecture may claim any size
+            plan = network(**config)
+            plan.load_state_dict(tensors, assign=True)
+        if sum(buffer.numel() for buffer in plan.buffers() if buffer.is_meta) > LARGEST_FILE // 16:
+            raise ValueError("its pictures are too large")
+        model = network(**config)
         model.load_state_dict(tensors)
-    except (KeyError, TypeError, RuntimeError, ValueError) as error:
+    except (KeyError, TypeError, RuntimeError, ValueError, OverflowError) as error:
         raise ValueError(f"path must name weights that fit their own architecture; {path} does not: {error}") from error
     return model.eval()
 
 
 def save_model(model: EfficientTransformerDenoiser, path: str | Path, **notes: str) -> Path:
     """Writes weights and architecture to one safetensors file; `notes` join the architecture in its metadata."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     metadata = {**notes, "format": FORMAT, "config": json.dumps(model.config)}
-    return write_file(path, lambda temporary: save_file(tensors, temporary, metadata))
+    return write_safetensors(model.state_dict(), path, metadata)
 
 
 def load_model(path: str | Path, device: str | torch.device | None = None) -> EfficientTransformerDenoiser:
@@ -116,19 +155,28 @@ def load_pretrained(name: str = "mnist", device: str | torch.device | None = Non
 
 
 def save_checkpoint(state: dict[str, Any], path: str | Path) -> Path:
-    """Writes a training state (`Progress.state()`): tensors, numbers and strings only."""
-    return write_file(path, lambda temporary: torch.save(state, temporary))
+    """Writes a training state (`Progress.state()`): tensors, numbers and strings only, and their SHA-256 at the end."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    content = buffer.getvalue()
+    return write_file(path, lambda temporary: temporary.write_bytes(content + hashlib.sha256(content).digest()))
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Reads a training state. Loads data only, never code; FileNotFoundError or ValueError if it cannot be used."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"path must name a checkpoint; there is none at {path}")
+    path = _readable(path, "a checkpoint")
+    whole = path.read_bytes()
+    content, digest = whole[:-32], whole[-32:]
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        if hashlib.sha256(content).digest() != digest:  # torch.load does not look at the checksums in the file
+            raise ValueError("its sha256 does not fit what is in it")
+        if sum(entry.file_size for entry in zipfile.ZipFile(io.BytesIO(content)).infolist()) > len(content):
+            raise ValueError("it would unpack to more than it is")
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can make the unpickler raise anything
-        raise ValueError(f"path must name a whole checkpoint; {path} is truncated, damaged or not one") from error
+        raise ValueError(
+            f"path must name a whole checkpoint; {path} is truncated, damaged or not one: {error}"
+        ) from error
     if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
         raise ValueError(f"path must name a checkpoint of {CHECKPOINT_FORMAT}; {path} is something else")
     return state

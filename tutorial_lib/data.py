@@ -34,6 +34,26 @@ SHA256 = {
     "mnist_embedded.npz": "e63a7b3d1be0ba02d90073624ab9c035e58d090139fefc2a69d83a9a7337907f",
     "fashion_mnist_embedded.npz": "eed69c2ea7279d4fd27036da1d76aff1a6b64e16e67062d6a4b0dbb138932e33",
 }
+FULL_SHA256 = {  # of the unpacked images and labels: torchvision looks at checksums only while it downloads
+    ("mnist", "train"): (
+        "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+        "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    ),
+    ("mnist", "test"): (
+        "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+        "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+    ),
+    ("fashion_mnist", "train"): (
+        "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+        "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+    ),
+    ("fashion_mnist", "test"): (
+        "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+        "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+    ),
+}
+FULL_COUNT = {"train": 60_000, "test": 10_000}
+LARGEST_FILE = 2**27  # bytes: more than twice the largest set, so that no packed file can fill the memory
 TORCHVISION_CLASS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}
 SILENCE_SECONDS = 4.0  # a host that says nothing for so long is taken for dead; a slow one that keeps sending is not
 
@@ -101,7 +121,9 @@ def _read_torchvision(folder: Path, name: str, split: str) -> tuple[np.ndarray, 
         _download(folder, name)
     image_path, label_path = (_find(folder, stem) for stem in stems)
     # Read here and not by torchvision, which takes a file for good because it exists, and is slow to import.
-    images, labels = _read_idx(image_path, rank=3), _read_idx(label_path, rank=1)  # (N, 28, 28), (N,)
+    known = FULL_SHA256[name, split]
+    images = _read_idx(image_path, 3, FULL_COUNT[split], known[0])  # (N, 28, 28)
+    labels = _read_idx(label_path, 1, FULL_COUNT[split], known[1])  # (N,)
     if images.shape[1:] != (28, 28):
         raise _damaged(image_path, f"images must be 28x28; these are {images.shape[1]}x{images.shape[2]}")
     if len(images) != len(labels):
@@ -122,10 +144,14 @@ def _damaged(path: Path, why: str) -> ValueError:
     return ValueError(f"{path} is damaged ({why}): delete it and run again, then it is downloaded anew")
 
 
-def _read_idx(path: Path, rank: int) -> np.ndarray:
-    """The idx format: four bytes 0 0 8 rank, one big-endian uint32 for each dimension, then the bytes themselves."""
+def _read_idx(path: Path, rank: int, full: int, sha256: str) -> np.ndarray:
+    """The idx format: four bytes 0 0 8 rank, one big-endian uint32 for each dimension, then the bytes themselves.
+
+    A file with as many entries as the `full` set must be that set; a smaller one is your own.
+    """
     try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            data = file.read(LARGEST_FILE)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise _damaged(path, f"it does not unpack: {error}") from error
     start = 4 + 4 * rank
@@ -134,6 +160,8 @@ def _read_idx(path: Path, rank: int) -> np.ndarray:
     shape = struct.unpack(f">{rank}I", data[4:start])
     if len(data) - start != math.prod(shape) or len(data) == start:
         raise _damaged(path, f"its header promises {math.prod(shape)} bytes of data; there are {len(data) - start}")
+    if shape[0] == full and hashlib.sha256(data).hexdigest() != sha256:
+        raise _damaged(path, "its sha256 is not the known one")
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
 
 

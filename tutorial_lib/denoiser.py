@@ -52,7 +52,7 @@ class EfficientTransformerBlock(nn.Module):
     ) -> None:
         super().__init__()
         check_choice(attention, "attention", (*FEATURE_MAPS, "softmax"))
-        self.modulation = Modulation(dim, parts=6)
+        self.modulation = Modulation(check_int(dim, "dim"), parts=6)
         self.attention_norm = nn.LayerNorm(dim, elementwise_affine=False)
         self.attention = (
             SoftmaxAttention(dim, heads, local)
@@ -102,7 +102,8 @@ class EfficientTransformerDenoiser(nn.Module):
         self.time = TimeEmbedding(dim)
         self.label = nn.Embedding(num_classes + 1, dim)  # the last row is the null class
         blocks = [
-            EfficientTransformerBlock(dim, heads, ff_dim, attention, local) for _ in range(check_int(layers, "layers"))
+            EfficientTransformerBlock(dim, heads, ff_dim, attention, local)
+            for _ in range(check_int(layers, "layers", 1, 100))
         ]
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(dim, elementwise_affine=False)

@@ -52,7 +52,8 @@ class NoiseSchedule:
         the rescaled form has beta > 1, and alpha is NaN; the other ends at alpha_bar = 0.90, far from noise. `check`
         refuses both. Times are rounded to the nearest of the steps.
         """
-        scale = 1000 / check_int(steps, "steps") if rescaled else 1.0
+        check_int(steps, "steps")
+        scale = 1000 / steps if rescaled else 1.0
         beta = torch.linspace(1e-4 * scale, 0.02 * scale, steps, dtype=torch.float64)  # (steps,)
         alpha_bar = torch.cat([torch.ones(1, dtype=torch.float64), (1 - beta).cumprod(0)])  # (steps + 1,)
 
