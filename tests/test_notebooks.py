@@ -6,6 +6,9 @@ import copy
 import importlib.util
 import json
 import re
+import shutil
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -267,3 +270,20 @@ def test_refresh_names_a_notebook_that_is_not_there(tmp_path, capsys):
     with pytest.raises(SystemExit):
         refresh_notebooks.main([str(tmp_path / "none.ipynb")])
     assert "there is no notebook" in capsys.readouterr().err
+
+
+def test_nbval_fails_a_cell_that_is_stopped_at_the_limit(tmp_path):
+    """Also one that ends politely when it is stopped, and whatever comes after it, good or bad."""
+    polite = "try:\n    while True: pass\nexcept KeyboardInterrupt:\n    print('stopped')"
+    cells = [new_code_cell(source, execution_count=number) for number, source in enumerate(["1", polite, "2", "3"])]
+    cells[1].outputs = [new_output("stream", name="stdout", text="stopped\n")]
+    for number, cell in ((0, cells[0]), (2, cells[2])):
+        cell.outputs = [new_output("execute_result", {"text/plain": cell.source}, execution_count=number)]
+    nbformat.write(new_notebook(cells=cells), tmp_path / "polite.ipynb")
+    shutil.copy(ROOT / "conftest.py", tmp_path)
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    (tmp_path / "tests").mkdir()
+    shutil.copy(ROOT / "tests" / "nbval_sanitize.cfg", tmp_path / "tests")
+    command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "--nbval-cell-timeout=3", "-q"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 1 and "3 failed, 1 passed" in result.stdout, result.stdout

@@ -145,14 +145,23 @@ class Kernel:
             if message["msg_type"] == "stream":
                 printed.append(message["content"]["text"])
 
-        reply = self.client.execute_interactive(source, allow_stdin=False, output_hook=hear, timeout=600)
+        reply = {"content": {"status": "aborted"}}
+        while reply["content"]["status"] == "aborted":  # Jupyter drops what it is asked just after an error
+            reply = self.client.execute_interactive(source, allow_stdin=False, output_hook=hear, timeout=600)
         return "".join(printed), reply["content"].get("ename")
 
     def stop(self, source: str, seconds: float) -> str | None:
         """Runs a cell and presses the stop button after so many seconds; the name of the error that ended it."""
         request = self.client.execute(source, allow_stdin=False)
+        # Before a cell has begun there is nothing to stop, and Jupyter ignores the button.
+        while not self._answers(self.client.get_iopub_msg(timeout=120), request, "execute_input"):
+            continue
         time.sleep(seconds)
         self.manager.interrupt_kernel()
-        while (reply := self.client.get_shell_msg(timeout=120))["parent_header"].get("msg_id") != request:
+        while not self._answers(reply := self.client.get_shell_msg(timeout=120), request, "execute_reply"):
             continue
         return reply["content"].get("ename")
+
+    @staticmethod
+    def _answers(message: dict, request: str, kind: str) -> bool:
+        return message["parent_header"].get("msg_id") == request and message["msg_type"] == kind

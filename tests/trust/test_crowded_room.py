@@ -88,6 +88,7 @@ def _download_at_once(students: int, folder: Path) -> None:
     context = processes()
     ready, answers = context.Barrier(students), context.Queue()
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.handle_error = lambda *_: None  # torchvision asks, hangs up and asks again
         threading.Thread(target=server.serve_forever, daemon=True).start()
         mirror = f"http://127.0.0.1:{server.server_port}/"
         arguments = (folder / "root", mirror, checksums, ready, answers)
