@@ -64,11 +64,11 @@ def launch(folder, processes: int, death: int = 0) -> list:
     folder.mkdir()
     script = folder / "run.py"
     script.write_text(RUN)
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--max-restarts=1",
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--max-restarts=3",
                "--standalone"] if processes > 1 else [sys.executable]  # fmt: skip
     done = subprocess.run(
         [*command, str(script), str(folder), str(death)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return [load_file(folder / f"weights.{rank}") for rank in range(processes)]
