@@ -114,6 +114,8 @@ def _run_train(args: argparse.Namespace, device: torch.device) -> int:
         if turn == place()[0]:
             images, labels = load_images(run["data"], "train", source=run["source"], root=args.root)
         from_first(None)
+    if first:
+        out.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written is found before any work
     torch.manual_seed(check_int(run["seed"], "seed", 0, 2**31 - 1))
     model = EfficientTransformerDenoiser()
     if state is not None:
@@ -125,7 +127,6 @@ def _run_train(args: argparse.Namespace, device: torch.device) -> int:
             steps = measured_steps(model, images, labels, config, run["minutes"], device)
             config = dataclasses.replace(config, steps=from_first(steps))
     if first:
-        out.mkdir(parents=True, exist_ok=True)
         if state is not None:
             print(f"Going on from step {state['step']:,}.")
         print(

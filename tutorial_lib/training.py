@@ -8,7 +8,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
-from itertools import product
 from typing import Any
 
 import torch
@@ -207,9 +206,10 @@ def train(
             if resume.get(part) != now:
                 raise ValueError(f"resume must be a state of the same run: its {part} is {resume.get(part)}, now {now}")
         check_int(resume["step"], "resume['step']", 0, config.total_steps(len(images)))
-        for part, weights in product(("model", "ema"), model.state_dict().items()):
-            found = resume[part].get(weights[0]) if isinstance(resume[part], dict) else None
-            check_tensor(found, f"resume[{part!r}][{weights[0]!r}]", tuple(weights[1].shape))
+        for part in ("model", "ema"):
+            for name, weights in model.state_dict().items():
+                found = resume[part].get(name) if isinstance(resume[part], dict) else None
+                check_tensor(found, f"resume[{part!r}][{name!r}]", tuple(weights.shape))
     return _train(model.to(device), images.to(device), labels.to(device), config, schedule, data, resume)
 
 
