@@ -112,7 +112,8 @@ class _Attention(nn.Module):
         side = math.isqrt(n)
         if side * side != n:
             raise ValueError(f"tokens must form a square grid when local=True; got N = {n}")
-        grid = v.reshape(b, side, side, dim).permute(0, 3, 1, 2)  # (B, D, side, side), channels last in memory
+        # A third of qkv has gaps in memory, over which the convolution is slow: close them first.
+        grid = v.contiguous().reshape(b, side, side, dim).permute(0, 3, 1, 2)  # (B, D, side, side), channels last
         return self.local(grid).permute(0, 2, 3, 1).reshape(b, n, dim)  # (B, N, D)
 
     def _project(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
