@@ -225,8 +225,8 @@ def dit_small(target: str = "x0", lr: float = 6e-3) -> Rival:
 
 
 # What the library offers for few steps; `Scaled` keeps the input's size the same at all noise levels.
-# `probe.py`, 30 seconds on full MNIST: x0 24 % agreement and Frechet distance 32, eps 16 % and 35, v 15 % and 43. Then x0,
-# 90 seconds: 91 % and 11 at learning rate 6e-3, 79 % and 14 at 3e-3.
+# `probe.py`, 30 seconds on full MNIST: x0 24 % agreement and Frechet distance 32, eps 16 % and 35, v 15 % and 43.
+# Then x0, 90 seconds: 91 % and 11 at learning rate 6e-3, 79 % and 14 at 3e-3.
 DIT_TARGETS: dict[str, tuple[Callable[[], type[DiT]], Callable[[], Schedule]]] = {
     "eps": (lambda: Scaled(DiT), ScheduleDDPM),
     "x0": (lambda: PredX0(Scaled(DiT)), ScheduleCosine),

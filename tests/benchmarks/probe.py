@@ -1,6 +1,6 @@
 """Which target and learning rate suit the sized-down peers? Short trainings, to choose the settings in `peers.py` by.
 
-    python -m tests.benchmarks.probe --root data [--seconds 30]
+    python -m tests.benchmarks.probe --root data [--seconds 90]
 
 Not part of the suite: its answers stand in `peers.py`. For each peer every target at learning rate 3e-3, then the best
 of them at 1e-3 and 6e-3 too; the smallest shortfall (see `quality_for_time`) wins.
@@ -21,7 +21,7 @@ RATE, OTHER_RATES = 3e-3, (1e-3, 6e-3)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--root", default="data")
-    parser.add_argument("--seconds", type=float, default=30)
+    parser.add_argument("--seconds", type=float, default=90)
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
     parser.add_argument("--shrink", type=float, default=4, help="divide the number of digits by this")
     args = parser.parse_args()
