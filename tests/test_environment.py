@@ -74,7 +74,6 @@ def test_ci_runs_the_test_command_of_the_readme():
         "-m venv --clear .venv",
         "pip install -e .\n",
         'pytest" --nbval\n',
-        'pytest" tests/trust/test_bad_input.py',
         'pytest" tests/browser\n',
         'ruff" check\n',
         'ruff" format --check',

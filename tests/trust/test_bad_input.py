@@ -14,15 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import hypothesis
+import hypothesis.strategies as st
 import pytest
 import torch
 from torch import Tensor
 
 import tutorial_lib
 from tutorial_lib import checkpoints, data, evaluation, judge, results
-
-hypothesis = pytest.importorskip("hypothesis", reason="pip install -e '.[dev]'")
-st = pytest.importorskip("hypothesis.strategies")
 
 SHORT, LONG = 6, 400  # inputs of each property
 TINY = {
