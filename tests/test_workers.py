@@ -16,7 +16,7 @@ from tutorial_lib.training import TrainConfig, train
 
 # A whole small run in float64, where rounding cannot hide a mistake. What each process saw goes to a file of its own.
 RUN = """
-import sys
+import os, sys, time
 from pathlib import Path
 import torch
 from safetensors.torch import save_file
@@ -38,6 +38,8 @@ def watched(network, schedule, x0, *rest):
     return loss_of(network, schedule, x0, *rest)
 
 training.diffusion_loss = watched
+if (os.environ.get("RANK"), os.environ.get("TORCHELASTIC_RESTART_COUNT")) == ("1", "1"):
+    time.sleep(3)  # rank 0 looks for rank 1 before it is there again, and must not take the dead one's address
 with workers.joined(torch.device("cpu")):
     rank, _ = workers.place()
     state = load_checkpoint(out / "checkpoint.pt") if (out / "checkpoint.pt").exists() else None
@@ -48,7 +50,7 @@ with workers.joined(torch.device("cpu")):
     def view(progress):
         (out / f"losses.{rank}").open("a").write(f"{progress.step} {progress.loss!r}\\n")
         if state is None and progress.step == death and rank == 1:
-            import os, signal
+            import signal
             os.kill(os.getpid(), signal.SIGKILL)
 
     from tutorial_lib import runs
@@ -64,11 +66,11 @@ def launch(folder, processes: int, death: int = 0) -> list:
     folder.mkdir()
     script = folder / "run.py"
     script.write_text(RUN)
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--max-restarts=3",
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--max-restarts=1",
                "--standalone"] if processes > 1 else [sys.executable]  # fmt: skip
     done = subprocess.run(
         [*command, str(script), str(folder), str(death)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=600,
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return [load_file(folder / f"weights.{rank}") for rank in range(processes)]

@@ -35,17 +35,12 @@ def joined(device: torch.device) -> Iterator[torch.device]:
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
-    backend = "nccl" if cuda else "gloo"
+    store, rank, world = next(dist.rendezvous("env://"))
     if os.environ["LOCAL_WORLD_SIZE"] == os.environ["WORLD_SIZE"]:
         # After a restart the launcher's store still has the addresses of the dead processes (pytorch/pytorch#135712).
         # On one host all count restarts alike, so each attempt can have a corner of its own.
-        store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
         store = dist.PrefixStore(f"attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
-        dist.init_process_group(
-            backend, store=store, rank=int(os.environ["RANK"]), world_size=int(os.environ["WORLD_SIZE"])
-        )
-    else:
-        dist.init_process_group(backend)
+    dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=rank, world_size=world)
     try:
         yield device
     finally:
