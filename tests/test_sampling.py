@@ -344,6 +344,37 @@ def test_evaluations_are_counted(model, name, scale):
     assert [state.nfe for state in states[:-1]] == [per_step * i for i in range(steps)]
 
 
+@pytest.mark.parametrize(("name", "want"), [("ddim", 10), ("heun", 19)])
+def test_guidance_in_an_interval(model, name, want):
+    """Inside it the guided network, outside the conditional one; both ends belong to it."""
+    model.double()
+    labels, x = torch.tensor([0, 3, 2]), normal(3, 1, 8, 8, seed=1)
+    denoise = GuidedDenoiser(model, labels, 3.0, False, (0.25, 0.5))
+    guided, plain = GuidedDenoiser(model, labels, 3.0, False), GuidedDenoiser(model, labels, 1.0, False)
+    for t, same in ((0.0, plain), (0.249, plain), (0.25, guided), (0.3, guided), (0.5, guided), (0.501, plain)):
+        assert torch.equal(denoise(x, t), same(x, t)), t
+    assert not torch.equal(guided(x, 0.3), plain(x, 0.3))
+    times = torch.linspace(1, 0, 9, dtype=torch.float64)  # 0.5, 0.375 and 0.25 lie inside
+    for _ in range(2):  # what it has counted before is not counted again
+        *_, last = sample_loop(denoise, x, SOLVERS[name](), times=times[1:], generator=gen(0))
+        assert last.nfe == want  # Heun asks at both ends of a step, but the last
+
+
+def test_guidance_interval_of_sample(model):
+    labels = torch.tensor([0, 3, 2])
+    interval = (0.4, 0.9)  # of the times 1, 0.93, 0.84 and 0.5 that are asked
+    half = sample(model, labels, 4, guidance_scale=5.0, generator=gen(0), guidance_interval=interval)
+    denoise = GuidedDenoiser(model, labels, 5.0, guidance_interval=interval)
+    *_, last = sample_loop(denoise, initial_noise(model, 3, gen(0)), times=NoiseSchedule.cosine().timesteps(4))
+    assert torch.equal(half, last.x) and last.nfe == 6
+    whole, none = (sample(model, labels, 4, guidance_scale=scale, generator=gen(0)) for scale in (5.0, 1.0))
+    assert not torch.equal(half, whole) and not torch.equal(half, none)
+    outside = sample(model, labels, 4, guidance_scale=5.0, generator=gen(0), guidance_interval=(0.0, 0.4))
+    assert torch.equal(outside, none)
+    assert torch.equal(sample(model, None, 4, count=3, generator=gen(0), guidance_interval=(0.0, 0.4)),
+                       sample(model, None, 4, count=3, generator=gen(0)))  # fmt: skip
+
+
 def test_guidance_1_is_the_conditional_network(model):
     labels, x = torch.tensor([0, 3, 2]), initial_noise(model, 3, gen(0))
     got = sample(model, labels, 5, ddim(), guidance_scale=1, generator=gen(0))
@@ -488,6 +519,19 @@ def test_refuses_guidance_scale(model, scale):
             "guidance_scale",
             "from 0 to 100",
             repr(scale),
+        )
+
+
+@pytest.mark.parametrize(
+    "interval", [(0.5, 0.4), (-0.1, 1), (0, 1.1), (NAN, 1), (0, NAN), (1,), (0, 0.5, 1), 0.5, "ab", None]
+)
+def test_refuses_guidance_interval(model, interval):
+    for call in (sample, lambda model, labels, **options: GuidedDenoiser(model, labels, **options)):
+        refuses(
+            lambda call=call: call(model, torch.tensor([1]), guidance_interval=interval),
+            "guidance_interval",
+            "two times from 0 to 1",
+            repr(interval),
         )
 
 

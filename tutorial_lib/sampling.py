@@ -105,29 +105,50 @@ DEFAULT_SOLVER = "dpmpp_2m"
 DEFAULT_GUIDANCE = 1.25
 
 
+def _check_interval(value: object) -> tuple[float, float]:
+    try:
+        low, high = value
+        if check_number(low, "low", 0.0, 1.0) <= check_number(high, "high", 0.0, 1.0):
+            return low, high
+    except (TypeError, ValueError):
+        pass
+    raise ValueError(f"guidance_interval must be two times from 0 to 1, the lower one first; got {value!r}")
+
+
 class GuidedDenoiser:
     """Model, labels, guidance and clipping as one function denoise(x, t) -> x0_hat, which is all that a solver sees.
 
     x0 = x0_uncond + guidance_scale * (x0_cond - x0_uncond) (arXiv:2207.12598): 1 is the conditional network, 0 the
-    unconditional one, one evaluation each; any other scale costs two, made as one batch. `clip` keeps x0 in [-1, 1].
+    unconditional one, one evaluation each; any other scale costs two, made as one batch. The scale holds at times t in
+    `guidance_interval` (both ends included); at other times it is 1 (arXiv:2404.07724). `clip` keeps x0 in [-1, 1].
     """
 
     def __init__(
-        self, model: nn.Module, labels: Tensor | None, guidance_scale: float = DEFAULT_GUIDANCE, clip: bool = True
+        self,
+        model: nn.Module,
+        labels: Tensor | None,
+        guidance_scale: float = DEFAULT_GUIDANCE,
+        clip: bool = True,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
     ) -> None:
         self.model, self.labels, self.clip = model, labels, clip
         scale = check_number(guidance_scale, "guidance_scale", 0.0, 100.0)
         self.scale = 0.0 if labels is None else scale  # without labels there is nothing to guide by
-        self.evaluations = 1 if self.scale in (0.0, 1.0) else 2  # network evaluations a call
+        self.low, self.high = _check_interval(guidance_interval)
+        self.evaluations = 1 if self.scale in (0.0, 1.0) else 2  # network evaluations of a call inside the interval
+        self.nfe = 0  # network evaluations of all calls so far
 
     def __call__(self, x: Tensor, t: float) -> Tensor:
-        if self.evaluations == 1:
-            x0 = self.model(x, t, self.labels if self.scale == 1 else None)  # (B, C, H, W)
+        scale = self.scale if self.labels is None or self.low <= t <= self.high else 1.0
+        if scale in (0.0, 1.0):
+            x0 = self.model(x, t, self.labels if scale == 1 else None)  # (B, C, H, W)
+            self.nfe += 1
         else:
             null = torch.full_like(self.labels, self.model.num_classes)  # (B,)
             both = self.model(torch.cat([x, x]), t, torch.cat([self.labels, null]))  # (2B, C, H, W)
             conditional, unconditional = both.chunk(2)  # (B, C, H, W) each
-            x0 = unconditional + self.scale * (conditional - unconditional)  # (B, C, H, W)
+            x0 = unconditional + scale * (conditional - unconditional)  # (B, C, H, W)
+            self.nfe += 2
         return x0.clamp(-1, 1) if self.clip else x0
 
 
@@ -160,15 +181,16 @@ def sample_loop(
     if len(times) < 2 or (times.diff() >= 0).any() or times[0] > 1 or times[-1] < 0:
         raise ValueError(f"times must be at least two, falling, within [0, 1]; got {times.tolist()}")
     check_tensor(x, "x", ("...", "B"))
-    solver, past, nfe = solver or SOLVERS[DEFAULT_SOLVER](), [], 0
+    solver, past, calls = solver or SOLVERS[DEFAULT_SOLVER](), [], 0
     if not callable(solver):
         raise ValueError(f"solver must be a step rule such as {DEFAULT_SOLVER}(); got {solver!r}")
+    before = getattr(denoise, "nfe", 0)
     yield State(times[0].item(), x, None, 0)
     for t, s in pairwise(times.tolist()):
-        x, x0, calls = solver(denoise, schedule, x, t, s, past, generator)
+        x, x0, more = solver(denoise, schedule, x, t, s, past, generator)
         past.append((t, x0))
-        nfe += calls * getattr(denoise, "evaluations", 1)
-        yield State(s, x, x0, nfe)
+        calls += more
+        yield State(s, x, x0, getattr(denoise, "nfe", before + calls) - before)  # one who counts knows what a call cost
 
 
 def initial_noise(model: nn.Module, count: int, generator: torch.Generator | None = None) -> Tensor:
@@ -188,11 +210,13 @@ def sample(
     count: int | None = None,
     clip: bool = True,
     batch_size: int = 100,
+    guidance_interval: tuple[float, float] = (0.0, 1.0),
 ) -> Tensor:
     """From pure noise to images (B, C, H, W) in [-1, 1], one for each of the labels (B,), or `count` without labels.
 
     Default solver, guidance and 10 steps are the ones that every figure in the README uses. Works through batches, so
-    that memory stays small. Raises ValueError for labels out of range, steps < 1, guidance_scale outside [0, 100].
+    that memory stays small. `guidance_interval` as in `GuidedDenoiser`. Raises ValueError for labels out of range,
+    steps < 1, guidance_scale outside [0, 100], and a guidance_interval outside [0, 1] or with its ends swapped.
     """
     schedule = NoiseSchedule.cosine()
     if labels is not None:
@@ -207,7 +231,9 @@ def sample(
     images = []
     for i in range(0, len(noise), check_int(batch_size, "batch_size")):
         part = slice(i, i + batch_size)
-        denoise = GuidedDenoiser(model, None if labels is None else labels[part], guidance_scale, clip)
+        denoise = GuidedDenoiser(
+            model, None if labels is None else labels[part], guidance_scale, clip, guidance_interval
+        )
         *_, last = sample_loop(denoise, noise[part], solver, schedule, times, generator)
         images.append(last.x)  # (b, C, H, W)
     return torch.cat(images)  # (B, C, H, W)

@@ -419,15 +419,23 @@ prop(
 )(lambda draw: loop_arguments(draw) | {"solver": draw(st.sampled_from([None, tutorial_lib.ddim(0.5)]))})
 
 
+NOT_INTERVALS = [(0.5, 0.4), (-0.1, 1.0), (0.0, 1.1), (NAN, 1.0), (0.0, NAN), (1.0,), (0.0, 0.5, 1.0), 0.5, "ab", None]
+
+
 @prop(
     "GuidedDenoiser",
-    lambda x, t, model, labels, guidance_scale: tutorial_lib.GuidedDenoiser(model, labels, guidance_scale)(x, t),
+    lambda x, t, model, labels, guidance_scale, guidance_interval: tutorial_lib.GuidedDenoiser(
+        model, labels, guidance_scale, guidance_interval=guidance_interval
+    )(x, t),
     lambda x, g: finite(x, g["x"].shape, -1, 1),
-    lambda g: {"guidance_scale": not_numbers(0, 100), "labels": not_labels(2, 4)[4:]},
-)
+    lambda g: {"guidance_scale": not_numbers(0, 100), "labels": not_labels(2, 4)[4:],
+               "guidance_interval": NOT_INTERVALS},
+)  # fmt: skip
 def _(draw):
     given = {"x": tensor(draw, 2, 1, 4, 4), "t": draw(st.floats(0, 1)), "model": network(draw)}
-    return given | {"labels": labels(draw, 2), "guidance_scale": draw(st.sampled_from([0.5, 1.0, 2.0, 100.0]))}
+    interval = tuple(sorted([draw(st.floats(0, 1)), draw(st.floats(0, 1))]))
+    guidance = {"guidance_scale": draw(st.sampled_from([0.5, 1.0, 2.0, 100.0])), "guidance_interval": interval}
+    return given | guidance | {"labels": labels(draw, 2)}
 
 
 @prop(
@@ -446,12 +454,14 @@ def _(draw):
     lambda x, g: finite(x, (len(g["labels"]), 1, 4, 4), -1, 1),
     lambda g: {"labels": [torch.zeros(0, dtype=torch.int64), *not_labels(2, 3)[:-1]], "steps": not_ints(1),
                "guidance_scale": not_numbers(0, 100), "count": [1, 10**6], "batch_size": not_ints(1),
-               "solver": ["ddim", 3]},
+               "solver": ["ddim", 3], "guidance_interval": NOT_INTERVALS},
 )  # fmt: skip
 def _(draw):
     given = {"model": network(draw), "labels": labels(draw, draw(number(2, 5))), "steps": draw(number(1, 5))}
     solver = draw(st.sampled_from([None, *(make() for make in SOLVERS.values())]))
-    return given | {"guidance_scale": draw(st.floats(0, 100)), "batch_size": draw(number(1, 5)), "solver": solver}
+    interval = tuple(sorted([draw(st.floats(0, 1)), draw(st.floats(0, 1))]))
+    guidance = {"guidance_scale": draw(st.floats(0, 100)), "guidance_interval": interval}
+    return given | guidance | {"batch_size": draw(number(1, 5)), "solver": solver}
 
 
 # --------------------------------------------------------------------------------------------------- evaluation
