@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import random
+import time
 import zipfile
 from pathlib import Path
 
@@ -109,6 +110,17 @@ def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path):
 
     assert write_file(path, write) == path
     assert path.read_text() == "new" and os.listdir(tmp_path) == ["file.txt"]
+
+
+def test_what_a_killed_process_left_is_swept_away(tmp_path):
+    """Half-written copies of this very file, once they are old; nothing else."""
+    old = [".123.run.pt", ".123.other.pt", ".notes.run.pt", "123.run.pt"]
+    for name in [*old, ".124.run.pt"]:
+        (tmp_path / name).write_text("half")
+    for name in old:
+        os.utime(tmp_path / name, (0, time.time() - checkpoints.ABANDONED - 1))
+    write_file(tmp_path / "run.pt", lambda temporary: temporary.write_text("whole"))
+    assert sorted(os.listdir(tmp_path)) == sorted([*old[1:], ".124.run.pt", "run.pt"])
 
 
 def test_a_failing_write_leaves_the_old_weights(weights, monkeypatch):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import hashlib
 import io
 import json
 import os
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +30,7 @@ PRETRAINED = {
 }
 FORMAT = "tutorial_lib.EfficientTransformerDenoiser/1"
 CHECKPOINT_FORMAT = "tutorial_lib.training/1"
+ABANDONED = 3600.0  # seconds after which a half-written file is nobody's work any more
 LARGEST_FILE = 2**30  # bytes: what a file says about itself is not believed beyond this
 
 
@@ -54,6 +58,10 @@ def write_file(path: str | Path, write: Callable[[Path], None]) -> Path:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+    for left in path.parent.glob(f".*.{glob.escape(path.name)}"):  # of processes that were killed while they wrote
+        with contextlib.suppress(OSError):  # another process may be quicker
+            if left.name.split(".")[1].isdigit() and time.time() - left.stat().st_mtime > ABANDONED:
+                left.unlink()
     return path
 
 

@@ -26,24 +26,28 @@ def main() -> None:
     parser.add_argument("--weights")
     parser.add_argument("--solvers", nargs="+", choices=SOLVERS, default=list(SOLVERS))
     parser.add_argument("--guidance", type=float, nargs="+", default=[1.0, DEFAULT_GUIDANCE, 1.25, 1.5, 2.0])
+    parser.add_argument("--interval", type=float, nargs=2, default=(0.0, 1.0), help="times at which guidance acts")
     parser.add_argument("--seed", type=int, default=11)
     args = parser.parse_args()
     model = load_model(args.weights) if args.weights else load_pretrained("mnist")
-    labels = labels_like_test_set(args.count)  # (n,)
+    labels, default = labels_like_test_set(args.count), None  # (n,)
     print("| solver | guidance | class agreement | Frechet distance | in floors | diversity, share of real |")
     print("|---|---|---|---|---|---|")
     for name in args.solvers:
         for scale in dict.fromkeys(args.guidance):
             generator = torch.Generator().manual_seed(args.seed)
-            images = sample(model, labels, solver=SOLVERS[name](), guidance_scale=scale, generator=generator).cpu()
+            options = {"guidance_scale": scale, "guidance_interval": tuple(args.interval), "generator": generator}
+            images = sample(model, labels, solver=SOLVERS[name](), **options).cpu()
             s = score(images, labels)
             print(
                 f"| {name} | {scale:g} | {s.agreement:.2%} | {s.frechet:.4f} | {s.frechet_in_floors:.2f} | "
                 f"{s.diversity_share:.1%} |",
                 flush=True,
             )
-            if (name, scale) == (DEFAULT_SOLVER, DEFAULT_GUIDANCE):
+            if (name, scale, *args.interval) == (DEFAULT_SOLVER, DEFAULT_GUIDANCE, 0.0, 1.0):
                 default = images[:COPY_CHECK]
+    if default is None:
+        return
     training, _ = load_images("mnist", "train", source="torchvision", root=args.root)
     test, _ = load_images("mnist", "test", source="torchvision", root=args.root)
     drawn, held_out = (nearest_training_images(x, training)[0].median().item() for x in (default, test[:COPY_CHECK]))
