@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from datetime import date
 from itertools import pairwise
 from pathlib import Path
@@ -26,25 +25,9 @@ EVALUATIONS = 10  # of the network for each digit, in every comparison
 ROOT = Path(__file__).parents[2]
 
 
-@dataclass(frozen=True)
-class Guidance:
-    """A guidance scale (1: off), at all steps (`first` None) or at three of seven, from the `first` (0 to 4) on."""
-
-    scale: float
-    first: int | None = None
-
-    @property
-    def steps(self) -> int:
-        """How many sampling steps `EVALUATIONS` buy: a guided step costs two."""
-        return EVALUATIONS if self.scale == 1 else EVALUATIONS // 2 if self.first is None else 7
-
-    @property
-    def guided(self) -> range:
-        """The guided steps, counted from 0."""
-        return range(0 if self.scale == 1 else self.steps) if self.first is None else range(self.first, self.first + 3)
-
-    def __str__(self) -> str:
-        return f"{self.scale:g}" + ("" if self.first is None else f" at {self.first + 1} to {self.first + 3}")
+def steps_for(evaluations: int, guidance_scale: float) -> int:
+    """How many sampling steps so many network evaluations buy: a guided step costs two."""
+    return evaluations if guidance_scale == 1 else evaluations // 2
 
 
 def fit_exponent(n: Sequence[float], cost: Sequence[float]) -> float:

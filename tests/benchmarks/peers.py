@@ -45,9 +45,7 @@ from smalldiffusion import (
 from smalldiffusion.diffusion import generate_train_sample
 from torch import Tensor, nn
 
-from tests.benchmarks.common import Guidance
 from tutorial_lib.denoiser import EfficientTransformerDenoiser
-from tutorial_lib.noising import NoiseSchedule
 from tutorial_lib.sampling import SOLVERS, sample
 from tutorial_lib.training import EMA, TrainConfig, train, training_batch
 
@@ -56,15 +54,15 @@ SIZE = 16
 BATCH = 100  # digits drawn together
 NO_CLIPPING = 1e9
 CPU = Accelerator(cpu=True)  # smalldiffusion's sampler makes a new one at each call unless it gets one
-Sampler = Callable[[nn.Module, Tensor, Guidance, torch.Generator], Tensor]
+Sampler = Callable[[nn.Module, Tensor, int, float, torch.Generator], Tensor]
 
 
 @dataclass(frozen=True)
 class Rival:
     """One competitor. `start` gives a training that yields the averaged network after each step.
 
-    `samplers`: name -> (network, labels (B,), guidance, generator) -> images (B, 1, 16, 16), at `EVALUATIONS` network
-    evaluations for each.
+    `samplers`: name -> (network, labels (B,), steps, guidance scale, generator) -> images (B, 1, 16, 16). Scale 1 is
+    not guided, one network evaluation a step; any other scale costs two.
     """
 
     name: str
@@ -99,19 +97,8 @@ def _our_training(
 
 
 def _our_sampler(solver: str) -> Sampler:
-    def draw(model: nn.Module, labels: Tensor, guidance: Guidance, generator: torch.Generator) -> Tensor:
-        times = NoiseSchedule.cosine().timesteps(guidance.steps)[:-1].tolist()
-        guided = [times[step] for step in guidance.guided] or [0.0]
-        return sample(
-            model,
-            labels,
-            guidance.steps,
-            SOLVERS[solver](),
-            guidance.scale,
-            generator,
-            batch_size=BATCH,
-            guidance_interval=(min(guided), max(guided)),
-        )  # (B, 1, 16, 16)
+    def draw(model: nn.Module, labels: Tensor, steps: int, scale: float, generator: torch.Generator) -> Tensor:
+        return sample(model, labels, steps, SOLVERS[solver](), scale, generator, batch_size=BATCH)  # (B, 1, 16, 16)
 
     return draw
 
@@ -189,29 +176,13 @@ def _dit_loss(schedule: Schedule, model: DiT, x0: Tensor, y: Tensor) -> Tensor:
     return type(model).get_loss(model, x0, sigma, eps, cond=cond)
 
 
-class GuidedSteps:
-    """A network of smalldiffusion which its sampler may guide at some steps only."""
-
-    def __init__(self, model: DiT, guided: range) -> None:
-        self.model, self.guided, self.step = model, guided, 0
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self.model, name)
-
-    def predict_eps_cfg(self, x: Tensor, sigma: Tensor, cond: Tensor, cfg_scale: float) -> Tensor:
-        self.step += 1
-        return self.model.predict_eps_cfg(x, sigma, cond, cfg_scale if self.step - 1 in self.guided else 0)
-
-
 def _dit_sampler(schedule: Schedule, gam: float, mu: float) -> Sampler:
-    def draw(model: DiT, labels: Tensor, guidance: Guidance, generator: torch.Generator) -> Tensor:
-        sigmas, images = schedule.sample_sigmas(guidance.steps), []
+    def draw(model: DiT, labels: Tensor, steps: int, scale: float, generator: torch.Generator) -> Tensor:
+        sigmas, images = schedule.sample_sigmas(steps), []
         for part in labels.split(BATCH):  # (b,)
             noise = torch.randn(len(part), 1, SIZE, SIZE, generator=generator)  # (b, 1, 16, 16)
-            network = GuidedSteps(model, guidance.guided)
             # Its guidance scale counts from 0 (off); ours from 1.
-            scale, start = guidance.scale - 1, noise * sigmas[0]  # (b, 1, 16, 16)
-            states = samples(network, sigmas, gam, mu, scale, xt=start, cond=part, accelerator=CPU)
+            states = samples(model, sigmas, gam, mu, scale - 1, xt=noise * sigmas[0], cond=part, accelerator=CPU)
             *_, last = states
             images.append(last.clamp(-1, 1))  # (b, 1, 16, 16)
         return torch.cat(images)  # (B, 1, 16, 16)
@@ -294,19 +265,19 @@ def _unet_loss(scheduler: DDPMScheduler, model: UNet2DModel, x0: Tensor, y: Tens
 
 def _unet_sampler(scheduler: DDIMScheduler | DDPMScheduler | DPMSolverMultistepScheduler) -> Sampler:
     @torch.no_grad()
-    def draw(model: UNet2DModel, labels: Tensor, guidance: Guidance, generator: torch.Generator) -> Tensor:
+    def draw(model: UNet2DModel, labels: Tensor, steps: int, scale: float, generator: torch.Generator) -> Tensor:
         model.eval()
         images = []
         for part in labels.split(BATCH):  # (b,)
             x = torch.randn(len(part), 1, SIZE, SIZE, generator=generator)  # (b, 1, 16, 16)
             both = torch.cat([part, torch.full_like(part, CLASSES)])  # (2b,)
-            scheduler.set_timesteps(guidance.steps)
-            for step, t in enumerate(scheduler.timesteps):
-                if step not in guidance.guided:
+            scheduler.set_timesteps(steps)
+            for t in scheduler.timesteps:
+                if scale == 1:
                     out = model(x, t, class_labels=part).sample  # (b, 1, 16, 16)
                 else:
                     out, null = model(torch.cat([x, x]), t, class_labels=both).sample.chunk(2)  # (b, 1, 16, 16) each
-                    out = null + guidance.scale * (out - null)  # (b, 1, 16, 16)
+                    out = null + scale * (out - null)  # (b, 1, 16, 16)
                 x = scheduler.step(out, t, x, generator=generator).prev_sample  # (b, 1, 16, 16)
             images.append(x.clamp(-1, 1))  # (b, 1, 16, 16)
         return torch.cat(images)  # (B, 1, 16, 16)

@@ -8,11 +8,10 @@ learning rate to the end fixes the number of steps before the first, from the ti
 --minutes` does); a run is over at its last step or when its time is up, whichever comes first.
 
 Then 2,000 digits at 10 network evaluations: 10 steps without guidance, or 5 guided ones, because a guided step costs
-two, or 7 of which 3 in a row are guided. Every rival may use three samplers of its own and all these kinds of guidance,
-and is judged by its best, which is looked for on 200 other digits: first the sampler (with scale 1.5 everywhere), then
-the kind of guidance (who draws no digits yet: only none), then, if that is 3 of 7, its scale. The best has the smallest
-`shortfall`: the larger of Frechet distance / 1.4 and wrong digits / 5 %. No setting is chosen on the digits that are
-scored. The best peer is the one of least shortfall.
+two. Every rival may use three samplers of its own and the guidance scales 1 (off), 1.5 and 2, and is judged by its
+best: the sampler (at scale 1.5) and then the scale of smallest `shortfall` on 200 other digits, which is the larger of
+Frechet distance / 1.4 and wrong digits / 5 %. No setting is chosen on the digits that are scored. The best peer is the
+one of least shortfall.
 
 If the best peer has not reached the target of `time_to_quality` by 10 minutes, it goes on to 15, with a restart of its
 learning rate if that had fallen. (If it reached it in its first 3 minutes, `time_to_quality` looks closer.)
@@ -29,7 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tests.benchmarks.common import EVALUATIONS, Guidance, Results, arguments, markdown, run_part
+from tests.benchmarks.common import EVALUATIONS, Results, arguments, markdown, run_part, steps_for
 from tests.benchmarks.peers import RIVALS, PeerTraining, Rival, parameters
 from tutorial_lib.data import load_images
 from tutorial_lib.evaluation import frechet_floor, labels_like_test_set, score
@@ -37,9 +36,8 @@ from tutorial_lib.runs import measured_steps
 
 SECONDS, LONG_SECONDS, LAST = 180, 600, 900
 SLICE = 30
-GUIDANCE = (Guidance(1.0), Guidance(2.0), *(Guidance(1.5, first) for first in (1, 2, 3)))
+SCALES = (1.5, 1.0, 2.0)  # the sampler is chosen at the first
 DIGITS, TRIAL_DIGITS = 2000, 200
-HOPELESS = 15  # a shortfall that no guidance mends: only off is tried then
 AGREEMENT = 0.95
 # The issue's 20 was a distance of an earlier judge, whose floor for 1,000 real digits was 4.2; today's is 0.30, and so
 # 20 is now 1.4. Both are kept: by today's scale nearly every picture of anything is nearer than 20.
@@ -103,18 +101,17 @@ def in_turn(runs: list[Run], until: float, slice_seconds: float) -> None:
         going = [run for run in going if run.advance(mark)]
 
 
-def scored(
-    rival: Rival, network: nn.Module, sampler: str, guidance: Guidance, digits: int, seed: int
-) -> dict[str, Any]:
+def scored(rival: Rival, network: nn.Module, sampler: str, scale: float, digits: int, seed: int) -> dict[str, Any]:
     """The scores of so many digits drawn with one setting at `EVALUATIONS` network evaluations."""
     asked = labels_like_test_set(digits)  # (n,)
     torch.manual_seed(seed)  # smalldiffusion takes the noise of its steps from the common generator
-    pictures = rival.samplers[sampler](network, asked, guidance, torch.Generator().manual_seed(seed))
+    steps = steps_for(EVALUATIONS, scale)
+    pictures = rival.samplers[sampler](network, asked, steps, scale, torch.Generator().manual_seed(seed))
     scores = score(pictures.nan_to_num(0).clamp(-1, 1), asked)  # a network that diverged draws grey, and is judged so
     return {
         "sampler": sampler,
-        "guidance": str(guidance),
-        "steps": guidance.steps,
+        "scale": scale,
+        "steps": steps,
         **asdict(scores),
         # Few digits lie further from the real ones, whatever they are: by the difference of the floors.
         "shortfall": shortfall(scores.agreement, scores.frechet - scores.floor + frechet_floor(DIGITS)),
@@ -126,18 +123,14 @@ def judged(run: Run, args: argparse.Namespace) -> dict[str, Any]:
     trial, digits = (max(200, round(count / args.shrink)) for count in (TRIAL_DIGITS, DIGITS))
     rival, network = run.rival, run.network
 
-    trials: list[tuple[tuple[str, Guidance], dict[str, Any]]] = []
+    def least(trials: list[dict[str, Any]]) -> dict[str, Any]:
+        return min(trials, key=lambda scores: scores["shortfall"])
 
-    def best_of(settings: list[tuple[str, Guidance]]) -> tuple[str, Guidance]:
-        trials.extend((setting, scored(rival, network, *setting, trial, seed=1)) for setting in settings)
-        return min(trials, key=lambda pair: pair[1]["shortfall"])[0]
-
-    sampler, guidance = best_of([(name, Guidance(1.5)) for name in rival.samplers])
-    hopeless = min(scores["shortfall"] for _, scores in trials) > HOPELESS
-    _, guidance = best_of([(sampler, guidance) for guidance in (GUIDANCE[:1] if hopeless else GUIDANCE)])
-    if guidance.first is not None:
-        _, guidance = best_of([(sampler, replace(guidance, scale=scale)) for scale in (1.25, 2.0)])
-    final = scored(rival, network, sampler, guidance, digits, seed=2)
+    trials = [scored(rival, network, name, SCALES[0], trial, seed=1) for name in rival.samplers]
+    sampler = least(trials)["sampler"]
+    trials += [scored(rival, network, sampler, scale, trial, seed=1) for scale in SCALES[1:]]
+    best = least(trials)
+    final = scored(rival, network, best["sampler"], best["scale"], digits, seed=2)
     print(
         f"  {rival.name}, {run.spent:.0f} s, {run.steps} steps: {final['agreement']:.1%}, {final['frechet']:.2f}",
         flush=True,
@@ -148,7 +141,7 @@ def judged(run: Run, args: argparse.Namespace) -> dict[str, Any]:
         "seconds": run.spent,
         "training_steps": run.steps,
         **final,
-        "trials": [scores for _, scores in trials],
+        "trials": trials,
     }
 
 
@@ -193,7 +186,7 @@ def tables(part: dict[str, Any]) -> str:
     rows = [
         (
             *(s["name"], f"{s['parameters']:,}", f"{s['seconds'] / 60:.1f}", f"{s['training_steps']:,}"),
-            f"{s['sampler']}, {s['guidance']}, {s['steps']}",
+            f"{s['sampler']}, {s['scale']:g}, {s['steps']}",
             *(f"{s['agreement']:.1%}", f"{s['frechet']:.2f}", f"{s['frechet_in_floors']:.1f}"),
             f"{s['diversity_share']:.0%}",
         )

@@ -16,7 +16,16 @@ from typing import Any
 
 import torch
 
-from tests.benchmarks.common import Guidance, Results, alternate, arguments, in_fresh_process, markdown, run_part, show
+from tests.benchmarks.common import (
+    EVALUATIONS,
+    Results,
+    alternate,
+    arguments,
+    in_fresh_process,
+    markdown,
+    run_part,
+    show,
+)
 from tests.benchmarks.peers import RIVALS, parameters
 from tutorial_lib.checkpoints import load_pretrained
 from tutorial_lib.sampling import DEFAULT_GUIDANCE, sample
@@ -51,7 +60,7 @@ def run(args: argparse.Namespace, results: Results) -> None:
             for name in names:
                 generator = torch.Generator().manual_seed(0)
                 label = f"{rival.name} ({parameters(network):,} parameters), {name}"
-                calls[label] = partial(rival.samplers[name], network, labels, Guidance(1.0), generator)
+                calls[label] = partial(rival.samplers[name], network, labels, EVALUATIONS, 1.0, generator)
         seconds[str(count)] = alternate(calls, max(3, round(rounds / args.shrink)), 1, PATIENCE / args.shrink)
     model, settings = (
         load_pretrained("mnist", "cpu"),
