@@ -358,6 +358,8 @@ def test_guidance_in_an_interval(model, name, want):
     for _ in range(2):  # what it has counted before is not counted again
         *_, last = sample_loop(denoise, x, SOLVERS[name](), times=times[1:], generator=gen(0))
         assert last.nfe == want  # Heun asks at both ends of a step, but the last
+    loop = sample_loop(denoise, x, SOLVERS[name](), times=times[1:], generator=gen(0))
+    assert [denoise(state.x, 0.3).shape and state.nfe for state in loop][-1] == want  # nor what others ask on the way
 
 
 def test_guidance_interval_of_sample(model):
@@ -511,28 +513,20 @@ def test_refuses_steps(model, steps):
     refuses(lambda: sample(model, torch.tensor([1]), steps), "steps", "whole number of at least 1", repr(steps))
 
 
-@pytest.mark.parametrize("scale", [NAN, -0.5, 100.5, INF, -INF, True, "2", None])
-def test_refuses_guidance_scale(model, scale):
-    for call in (sample, lambda model, labels, **options: GuidedDenoiser(model, labels, **options)):
-        refuses(
-            lambda call=call: call(model, torch.tensor([1]), guidance_scale=scale),
-            "guidance_scale",
-            "from 0 to 100",
-            repr(scale),
-        )
+SCALES = [NAN, -0.5, 100.5, INF, -INF, True, "2", None]
+INTERVALS = [(0.5, 0.4), (-0.1, 1), (0, 1.1), (NAN, 1), (0, NAN), (1,), (0, 0.5, 1), 0.5, "ab", None]
 
 
 @pytest.mark.parametrize(
-    "interval", [(0.5, 0.4), (-0.1, 1), (0, 1.1), (NAN, 1), (0, NAN), (1,), (0, 0.5, 1), 0.5, "ab", None]
+    ("name", "words", "value"),
+    [
+        *(("guidance_scale", "from 0 to 100", scale) for scale in SCALES),
+        *(("guidance_interval", "two times from 0 to 1", interval) for interval in INTERVALS),
+    ],
 )
-def test_refuses_guidance_interval(model, interval):
-    for call in (sample, lambda model, labels, **options: GuidedDenoiser(model, labels, **options)):
-        refuses(
-            lambda call=call: call(model, torch.tensor([1]), guidance_interval=interval),
-            "guidance_interval",
-            "two times from 0 to 1",
-            repr(interval),
-        )
+def test_refuses_guidance(model, name, words, value):
+    for call in (sample, GuidedDenoiser):
+        refuses(lambda call=call: call(model, torch.tensor([1]), **{name: value}), name, words, repr(value))
 
 
 @pytest.mark.parametrize("scale", [NAN, -0.5])

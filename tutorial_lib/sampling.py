@@ -181,16 +181,16 @@ def sample_loop(
     if len(times) < 2 or (times.diff() >= 0).any() or times[0] > 1 or times[-1] < 0:
         raise ValueError(f"times must be at least two, falling, within [0, 1]; got {times.tolist()}")
     check_tensor(x, "x", ("...", "B"))
-    solver, past, calls = solver or SOLVERS[DEFAULT_SOLVER](), [], 0
+    solver, past, nfe = solver or SOLVERS[DEFAULT_SOLVER](), [], 0
     if not callable(solver):
         raise ValueError(f"solver must be a step rule such as {DEFAULT_SOLVER}(); got {solver!r}")
-    before = getattr(denoise, "nfe", 0)
     yield State(times[0].item(), x, None, 0)
     for t, s in pairwise(times.tolist()):
-        x, x0, more = solver(denoise, schedule, x, t, s, past, generator)
+        before = getattr(denoise, "nfe", None)  # a denoiser that counts knows what its calls cost; else it is one each
+        x, x0, calls = solver(denoise, schedule, x, t, s, past, generator)
         past.append((t, x0))
-        calls += more
-        yield State(s, x, x0, getattr(denoise, "nfe", before + calls) - before)  # one who counts knows what a call cost
+        nfe += calls if before is None else denoise.nfe - before
+        yield State(s, x, x0, nfe)
 
 
 def initial_noise(model: nn.Module, count: int, generator: torch.Generator | None = None) -> Tensor:
