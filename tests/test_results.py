@@ -25,11 +25,11 @@ RUNS = [
 
 
 def test_a_changed_file_is_refused(tmp_path, monkeypatch):
-    whole = bytearray(results.RESULTS.read_bytes())
+    whole = bytearray(results.RESULTS["ablation"].read_bytes())
     place = whole.index(b'"agreement": 0.9') + 15
     whole[place] ^= 1  # 0.8 for 0.9
     (tmp_path / "ablation.json").write_bytes(whole)
-    monkeypatch.setattr(results, "RESULTS", tmp_path / "ablation.json")
+    monkeypatch.setitem(results.RESULTS, "ablation", tmp_path / "ablation.json")
     load_results.cache_clear()
     with pytest.raises(ValueError, match=r"ablation\.json is damaged, or new: its sha256"):
         load_results()

@@ -46,6 +46,8 @@ def parser() -> argparse.ArgumentParser:
         help="embedded: 4,000 images inside; torchvision: all 60,000, downloaded (default: embedded)")  # fmt: skip
     add("--data", choices=["mnist", "fashion_mnist"], help="digits or clothes (default: mnist)")
     add("--root", metavar="FOLDER", help="where the torchvision download is or goes (default: data)")
+    add("--size", type=int, metavar="N", help="side of the pictures in pixels, an even number (default: 16)")
+    add("--batch", type=int, metavar="N", help="pictures in a step (default: 128)")
     add_length("--epochs", type=int, metavar="N", help="passes over the images (default: 30)")
     add_length("--steps", type=int, metavar="N", help="or: batches to train on")
     add_length("--minutes", type=float, metavar="X", help="or: measure this machine, then fix steps for X minutes")
@@ -53,6 +55,8 @@ def parser() -> argparse.ArgumentParser:
     add("--bf16", action="store_true", default=None, help="compute in bfloat16: faster where the device can")
     add("--compile", action="store_true", default=None, help="torch.compile: slow start, perhaps faster steps")
     add("--seed", type=int, metavar="N", help="start of all random numbers (default: 0)")
+    add("--save-every", type=float, metavar="SECONDS", help="from checkpoint to checkpoint (default: 50)")
+    add("--score", type=int, metavar="N", help="digits drawn and scored at the end, 0: none (default: 2000)")
     add("--out", metavar="FOLDER", help="where the run's files go (default: runs/DATA-RECIPE)")
     add("--resume", action="store_true", help="go on from the checkpoint in --out")
 

@@ -25,7 +25,7 @@ from .validate import check_choice
 
 ASSETS = Path(__file__).parent / "assets"
 PRETRAINED = {
-    "mnist": ASSETS / "mnist.safetensors",
+    **{name: ASSETS / f"{name}.safetensors" for name in ("mnist", "mnist_28", "fashion_mnist_28")},
     **{f"attention_{name}": ASSETS / f"attention_{name}.safetensors" for name in (*FEATURE_MAPS, "softmax")},
 }
 FORMAT = "tutorial_lib.EfficientTransformerDenoiser/1"
@@ -148,10 +148,10 @@ def load_model(path: str | Path, device: str | torch.device | None = None) -> Ef
 def load_pretrained(name: str = "mnist", device: str | torch.device | None = None) -> EfficientTransformerDenoiser:
     """The weights that come with the package, described in the cards beside them, or your own newest ones.
 
-    "mnist": the network of this series; "attention_softmax", "attention_double_softmax", "attention_elu1" and
-    "attention_relu": equal short trainings that differ in the attention alone; "mine": the newest model.safetensors in
-    a run's folder under `runs`, here or one folder up. Raises ValueError for an unknown name, FileNotFoundError if
-    there is no such run yet.
+    "mnist": the network of this series; "mnist_28" and "fashion_mnist_28": the same for 28 pixels; "attention_softmax",
+    "attention_double_softmax", "attention_elu1" and "attention_relu": equal short trainings that differ in the
+    attention alone; "mine": the newest model.safetensors in a run's folder under `runs`, here or one folder up. Raises
+    ValueError for an unknown name, FileNotFoundError if there is no such run yet.
     """
     check_choice(name, "name", (*PRETRAINED, "mine"))
     if name != "mine":

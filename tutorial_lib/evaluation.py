@@ -1,8 +1,8 @@
 """How good are the digits? Four scores by the judge, each beside what real digits get.
 
-Pictures are (N, 1, 16, 16) with values in [-1, 1]. Agreement asks "is it the digit that was ordered?", the Frechet
-distance "do the pictures, as a crowd, look like real ones?", diversity "are they different from each other?", and the
-nearest training images "are they new, or copied?".
+Pictures are (N, 1, S, S) with values in [-1, 1], S the size that the judge reads, 16 by default. Agreement asks "is it
+the digit that was ordered?", the Frechet distance "do the pictures, as a crowd, look like real ones?", diversity "are
+they different from each other?", and the nearest training images "are they new, or copied?".
 """
 
 from __future__ import annotations
@@ -16,19 +16,23 @@ import torch
 from torch import Tensor
 
 from .checkpoints import ASSETS, read_safetensors
-from .judge import DigitJudge, load_judge
-from .validate import check_int, check_labels, check_tensor
+from .judge import JUDGES, DigitJudge, load_judge
+from .validate import check_choice, check_int, check_labels, check_tensor
 
 REFERENCE_FORMAT = "tutorial_lib.ReferenceStatistics/1"
-TEST_SET_COUNTS = (980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009)  # real test digits of each class, 0 to 9
+REFERENCES = {name: ASSETS / f"{name}_reference.safetensors" for name in JUDGES}
+TEST_SET_COUNTS = {  # real test pictures of each class, 0 to 9
+    "mnist": (980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009),
+    "fashion_mnist": (1000,) * 10,
+}
 CHUNK = 250  # images that the judge looks at together: 10,000 at once would need about 1 GB of memory
 
 
 @dataclass(frozen=True)
 class ReferenceStatistics:
-    """What the judge makes of real digits: the figure to hold beside every score of generated ones.
+    """What the judge makes of real pictures: the figure to hold beside every score of generated ones.
 
-    mean (F,) and covariance (F, F) of the features of the 10,000 real test digits, float64; `agreement`: the share of
+    mean (F,) and covariance (F, F) of the features of the 10,000 real test pictures, float64; `agreement`: the share of
     them that the judge reads as labelled; `diversity`: theirs; `floors`: {n: (mean, standard deviation over draws)} of
     the Frechet distance between n real training digits, drawn at random, and the test digits.
     """
@@ -56,20 +60,20 @@ class Scores:
 
     def __str__(self) -> str:
         return (
-            f"{self.n:,} digits: {self.agreement:.2%} read as asked (real digits {self.agreement_real:.2%}); "
-            f"diversity {self.diversity_share:.1%} of real digits'\n"
+            f"{self.n:,} pictures: {self.agreement:.2%} read as asked (real ones {self.agreement_real:.2%}); "
+            f"diversity {self.diversity_share:.1%} of the real ones'\n"
             f"Frechet distance {self.frechet:.3f} = {self.frechet_in_floors:.2f} times the floor {self.floor:.3f} "
-            f"({self.n:,} real digits' distance)"
+            f"({self.n:,} real pictures' distance)"
         )
 
 
-@lru_cache(maxsize=4)
-def reference_statistics(path: str | Path | None = None) -> ReferenceStatistics:
-    """Returns the shipped statistics of real digits, or those in `path`; read once.
+@lru_cache
+def reference_statistics(path: str | Path = "mnist") -> ReferenceStatistics:
+    """Returns the shipped statistics of real pictures, by the name of their judge, or those in the file `path`.
 
-    Raises FileNotFoundError if there is no such file, ValueError if it holds something else.
+    Read once. Raises FileNotFoundError if there is no such file, ValueError if it holds something else.
     """
-    path = path or ASSETS / "mnist_reference.safetensors"
+    path = REFERENCES.get(path, path)
     tensors, _ = read_safetensors(path, REFERENCE_FORMAT)
     try:
         columns = (tensors[name].tolist() for name in ("floor_n", "floor_mean", "floor_std"))
@@ -90,7 +94,7 @@ def _check_pixels(images: Tensor, name: str, shape: tuple[int | str, ...]) -> No
 @torch.no_grad()
 def _look(layer: Callable[[Tensor], Tensor], judge: DigitJudge, images: Tensor, name: str, fewest: int) -> Tensor:
     """Returns `layer` (the judge or its features) of all images, on the CPU; the judge's mode is left as it was."""
-    _check_pixels(images, name, ("N", 1, 16, 16))
+    _check_pixels(images, name, ("N", 1, judge.image_size, judge.image_size))
     check_int(len(images), f"len({name})", fewest)
     weight, was_training = judge.head.weight, judge.training
     judge.eval()  # in training mode BatchNorm would make each answer depend on its neighbours in the batch
@@ -101,20 +105,23 @@ def _look(layer: Callable[[Tensor], Tensor], judge: DigitJudge, images: Tensor, 
     return torch.cat(parts)  # (N, F or 10)
 
 
-def labels_like_test_set(n: int) -> Tensor:
+def labels_like_test_set(n: int, data: str = "mnist") -> Tensor:
     """Returns n labels (n,) int64 in the proportions of the real test set, mixed, the same for the same n.
 
-    The classes are not equally frequent there, and a crowd with as many 5s as 1s is measurably another crowd: 10,000
-    real digits, 1,000 of each class, lie at twice the distance of 10,000 in these proportions.
+    The digits are not equally frequent there (the clothes of "fashion_mnist" are), and a crowd with as many 5s as 1s
+    is measurably another crowd: 10,000 real digits, 1,000 of each class, lie at twice the distance of 10,000 in these
+    proportions.
     """
-    shares = torch.tensor(TEST_SET_COUNTS, dtype=torch.float64).cumsum(0) / sum(TEST_SET_COUNTS)  # (10,)
+    check_choice(data, "data", TEST_SET_COUNTS)
+    shares = torch.tensor(TEST_SET_COUNTS[data], dtype=torch.float64).cumsum(0)  # (10,)
+    shares = shares / shares[-1]  # (10,)
     places = (torch.arange(check_int(n, "n"), dtype=torch.float64) + 0.5) / n  # (n,)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(0))  # (n,)
     return torch.searchsorted(shares, places)[order]  # (n,)
 
 
 def class_agreement(images: Tensor, labels: Tensor, judge: DigitJudge | None = None) -> float:
-    """Returns the share, 0 to 1, of images (N, 1, 16, 16) in [-1, 1] that the judge reads as their label (N,).
+    """Returns the share, 0 to 1, of images (N, 1, S, S) in [-1, 1] that the judge reads as their label (N,).
 
     Raises ValueError for wrong shapes, dtypes, pixel values or labels.
     """
@@ -125,7 +132,7 @@ def class_agreement(images: Tensor, labels: Tensor, judge: DigitJudge | None = N
 
 
 def feature_statistics(images: Tensor, judge: DigitJudge | None = None, name: str = "images") -> tuple[Tensor, Tensor]:
-    """Returns mean (F,) and covariance (F, F), float64, of the judge's features of images (N, 1, 16, 16) in [-1, 1].
+    """Returns mean (F,) and covariance (F, F), float64, of the judge's features of images (N, 1, S, S) in [-1, 1].
 
     Raises ValueError for wrong shapes, dtypes or pixel values, and for fewer than 2 images, which have no covariance.
     """
@@ -166,7 +173,7 @@ def frechet_distance(
 ) -> float:
     """Returns the Frechet distance between two sets of images in the judge's features; 0 means the same crowd.
 
-    images_a, images_b: (N, 1, 16, 16) in [-1, 1], any two N >= 2. Without `images_b`, the 10,000 real test digits,
+    images_a, images_b: (N, 1, S, S) in [-1, 1], any two N >= 2. Without `images_b`, the 10,000 real test digits,
     whose statistics are shipped. It shrinks with N: compare only with `frechet_floor(N)`. Gaussians fitted to features
     as in Heusel et al. 2017 (arXiv:1706.08500). Raises ValueError for wrong shapes, dtypes or pixel values, too few
     images, and another judge without images_b.
@@ -179,13 +186,13 @@ def frechet_distance(
     return frechet_from_statistics(*feature_statistics(images_a, judge, "images_a"), *b)
 
 
-def frechet_floor(n: int) -> float:
-    """Returns the Frechet distance that n real digits get, on average: the best that n generated ones can hope for.
+def frechet_floor(n: int, name: str = "mnist") -> float:
+    """Returns the Frechet distance that n real pictures get, on average: the best that n generated ones can hope for.
 
     Between the measured n it goes straight in 1/n, because the bias of a covariance from n images shrinks like 1/n.
     Raises ValueError for an n outside the measured range.
     """
-    floors = reference_statistics().floors
+    floors = reference_statistics(name).floors
     known = sorted(floors)
     check_int(n, "n", known[0], known[-1])
     above = next(k for k in known if k >= n)
@@ -239,18 +246,19 @@ def nearest_training_images(images: Tensor, training_images: Tensor, k: int = 1)
     return torch.cat(distances).float(), torch.cat(indices)  # (N, k), (N, k)
 
 
-def score(images: Tensor, labels: Tensor) -> Scores:
-    """Returns the scores of n generated images (n, 1, 16, 16) in [-1, 1], ordered as labels (n,), beside real digits'.
+def score(images: Tensor, labels: Tensor, name: str = "mnist") -> Scores:
+    """Returns the scores of n generated images (n, 1, S, S) in [-1, 1], ordered as labels (n,), beside real ones'.
 
-    Raises ValueError for wrong shapes, dtypes, pixel values or labels, unless all ten digits are there at least twice,
+    `name` says which judge and which real pictures: "mnist" (S = 16), "mnist_28" or "fashion_mnist_28" (S = 28).
+    Raises ValueError for wrong shapes, dtypes, pixel values or labels, unless all ten classes are there at least twice,
     and for an n whose floor was not measured.
     """
-    _check_pixels(images, "images", ("n", 1, 16, 16))
+    judge, real = load_judge(name), reference_statistics(name)
+    _check_pixels(images, "images", ("n", 1, judge.image_size, judge.image_size))
     check_labels(labels, "labels", len(images), 10)
-    real = reference_statistics()
     check_int(len(images), "len(images)", min(real.floors), max(real.floors))  # for others no floor was measured
     if len(labels.unique()) < 10:
-        raise ValueError(f"labels must hold all ten digits, as the real set does; got {labels.unique().tolist()}")
-    distance, floor = frechet_distance(images), frechet_floor(len(images))
-    agreement, share = class_agreement(images, labels), diversity(images, labels) / real.diversity
+        raise ValueError(f"labels must hold all ten classes, as the real set does; got {labels.unique().tolist()}")
+    distance, floor = frechet_distance(images, real, judge), frechet_floor(len(images), name)
+    agreement, share = class_agreement(images, labels, judge), diversity(images, labels) / real.diversity
     return Scores(len(images), agreement, real.agreement, distance, floor, distance / floor, share)

@@ -1,4 +1,7 @@
-"""The measured tables: what `tests/benchmarks/ablation.py` found, kept in one file that notebooks and README quote."""
+"""The measured tables: what `tests/benchmarks` found, kept in files that notebooks and README quote.
+
+"ablation" holds the trainings of `ablation.py`, "beyond" what `beyond.py` and `image_size.py` measured.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +15,24 @@ from typing import Any
 from .checkpoints import ASSETS
 from .validate import check_choice
 
-RESULTS = ASSETS / "ablation.json"
-SHA256 = "1f3ee6f04baed24e941bbd70d2399e533665a0b5524ed2c5397118ba7263e7c4"  # of the file; new results, new line
+RESULTS = {name: ASSETS / f"{name}.json" for name in ("ablation", "beyond")}
+SHA256 = {  # of the files; new results, new line
+    "ablation": "1f3ee6f04baed24e941bbd70d2399e533665a0b5524ed2c5397118ba7263e7c4",
+    "beyond": "0",
+}
 SOLVER_NAMES = {"ddpm": "DDPM", "dpmpp_2m": "DPM-Solver++(2M)", "iterated": "its own output, ten times"}
 
 
-@lru_cache(maxsize=1)
-def load_results() -> list[dict[str, Any]]:
-    """Every run of the shipped file: group, name, seed, steps, batch, lr, seconds, and the scores of each solver.
+@lru_cache
+def load_results(name: str = "ablation") -> list[dict[str, Any]]:
+    """Every row of a shipped file, "ablation" or "beyond"; each names its group, its setting, and what was measured.
 
-    Raises ValueError if the file is damaged.
+    Raises ValueError for another name and if the file is damaged.
     """
-    content = RESULTS.read_bytes()
-    if (found := hashlib.sha256(content).hexdigest()) != SHA256:
-        raise ValueError(f"{RESULTS} is damaged, or new: its sha256 is {found}, not the one in results.py")
+    check_choice(name, "name", RESULTS)
+    content = RESULTS[name].read_bytes()
+    if (found := hashlib.sha256(content).hexdigest()) != SHA256[name]:
+        raise ValueError(f"{RESULTS[name]} is damaged, or new: its sha256 is {found}, not the one in results.py")
     return json.loads(content)
 
 

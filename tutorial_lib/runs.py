@@ -7,6 +7,7 @@ import copy
 import dataclasses
 import itertools
 import json
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +21,8 @@ from tqdm.auto import tqdm
 from .checkpoints import load_checkpoint, pick_device, save_checkpoint, save_model, write_file
 from .data import load_images
 from .denoiser import EfficientTransformerDenoiser
-from .evaluation import labels_like_test_set, score
+from .evaluation import labels_like_test_set, reference_statistics, score
+from .judge import JUDGES
 from .noising import NoiseSchedule
 from .plots import save_figure, trajectory_figure
 from .sampling import (
@@ -38,10 +40,11 @@ from .validate import check_int, check_number
 from .workers import from_first, joined, place, total
 
 RECIPES = {"fast": TrainConfig.fast, "published": TrainConfig.published}
-DEFAULTS = {"recipe": "fast", "data": "mnist", "source": "embedded", "seed": 0}
+DEFAULTS = {"recipe": "fast", "data": "mnist", "source": "embedded", "size": 16, "batch": 128, "seed": 0}
 LENGTHS, SWITCHES = ("epochs", "steps", "minutes"), ("bf16", "compile")
-CHECKPOINT_SECONDS = 50
+CHECKPOINT_SECONDS = 50.0
 SCORED_DIGITS = 2000
+SIZES = range(4, 129, 2)  # pixels: what `load_images` makes and patches of 2x2 divide
 
 
 def draw(
@@ -83,13 +86,34 @@ def settings_of(args: argparse.Namespace, state: dict[str, Any] | None) -> dict[
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if state is None:
         return {**DEFAULTS, **given}
+    run = {**DEFAULTS, **state["run"]}  # older checkpoints do not name every setting
     for name, value in given.items():
-        if state["run"].get(name) != value:
+        if run.get(name) != value:
             raise ValueError(
                 f"--resume goes on with the run's own settings: --{name} was "
-                f"{state['run'].get(name, 'not given')}, got {value}; leave it out, or choose another --out"
+                f"{run.get(name, 'not given')}, got {value}; leave it out, or choose another --out"
             )
-    return state["run"]
+    return run
+
+
+def judge_of(run: dict[str, Any]) -> str:
+    """The name of the judge for the run's pictures; there need not be one."""
+    return run["data"] if run["size"] == 16 else f"{run['data']}_{run['size']}"
+
+
+def check_settings(run: dict[str, Any], args: argparse.Namespace) -> None:
+    """Raises ValueError for what would otherwise fail after the folder is made, or only when all the work is done."""
+    if run["size"] not in SIZES:
+        raise ValueError(
+            f"--size must be an even number from {SIZES[0]} to {SIZES[-1]}, for patches of 2x2 pixels; "
+            f"got {run['size']}"
+        )
+    check_int(run["batch"], "--batch")
+    if args.save_every is not None:
+        check_number(args.save_every, "--save-every", 0.0)
+    if args.score and judge_of(run) in JUDGES:  # for other numbers no floor was measured
+        floors = reference_statistics(judge_of(run)).floors
+        check_int(args.score, "--score", min(floors), max(floors))
 
 
 def run_train(args: argparse.Namespace) -> int:
@@ -110,19 +134,21 @@ def _run_train(args: argparse.Namespace, device: torch.device) -> int:
         print(f"There is no checkpoint in {out}: starting afresh.")
     state = from_first(state)
     run = settings_of(args, state)
+    check_settings(run, args)
     for turn in range(place()[1]):  # one process after the other, so that a download happens once
         if turn == place()[0]:
-            images, labels = load_images(run["data"], "train", source=run["source"], root=args.root)
+            images, labels = load_images(run["data"], "train", run["size"], run["source"], args.root)
         from_first(None)
     if first:
         out.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written is found before any work
     torch.manual_seed(check_int(run["seed"], "seed", 0, 2**31 - 1))
-    model = EfficientTransformerDenoiser()
+    model = EfficientTransformerDenoiser(image_size=run["size"])
     if state is not None:
         config = TrainConfig(**state["config"])
     else:
         names = ("seed", "epochs", "steps", *SWITCHES)
-        config = RECIPES[run["recipe"]](**{name: run[name] for name in names if name in run})
+        given = {name: run[name] for name in names if name in run}
+        config = RECIPES[run["recipe"]](batch_size=run["batch"], **given)
         if "minutes" in run:
             steps = measured_steps(model, images, labels, config, run["minutes"], device)
             config = dataclasses.replace(config, steps=from_first(steps))
@@ -134,8 +160,8 @@ def _run_train(args: argparse.Namespace, device: torch.device) -> int:
             f"{config.batch_size}, recipe {run['recipe']}, device {device.type}"
             f"{f' in {place()[1]} processes' if place()[1] > 1 else ''}, folder {out}"
         )
-    seconds = state["seconds"] if state else 0.0
-    last = follow(train(model, images, labels, config, device=device, resume=state), checkpoint, run, seconds)
+    steps = train(model, images, labels, config, device=device, resume=state)
+    last = follow(steps, checkpoint, run, state, save_every=args.save_every)
     if last is not None and last.step < last.steps:
         if first:
             again = f"python -m tutorial_lib train --resume --out {out}"
@@ -144,7 +170,7 @@ def _run_train(args: argparse.Namespace, device: torch.device) -> int:
     if last is None:  # the checkpoint was already complete: nothing left to train
         model.load_state_dict(state["ema"])
     if first:
-        finish(model if last is None else last.ema, out, run)
+        finish(model if last is None else last.ema, out, run, args.score)
     return 0
 
 
@@ -163,21 +189,27 @@ def follow(
     steps: Iterator[Progress],
     checkpoint: Path,
     run: dict[str, Any] | None = None,
-    seconds: float = 0.0,
+    state: dict[str, Any] | None = None,
     view: Callable[[Progress], None] | None = None,
+    save_every: float | None = None,
 ) -> Progress | None:
     """Runs the training with checkpoints, until the end or Ctrl-C (in JupyterLab: the stop button).
 
-    Shows a progress bar, or calls `view` after each step. Returns the last progress, None if no step was left to do.
+    A checkpoint is written every `save_every` seconds; with the training state it has the run's settings, the seconds
+    and the losses of all its steps. `state` is the checkpoint that the training resumed from. Shows a progress bar, or
+    calls `view` after each step. Returns the last progress, None if no step was left to do.
     """
     stopped, progress, bar, started, first = [], None, None, time.monotonic(), place()[0] == 0
-    saved = started
+    saved, seconds = started, state["seconds"] if state else 0.0
+    save_every = CHECKPOINT_SECONDS if save_every is None else save_every
+    losses = list(state.get("losses", [math.nan] * state["step"])) if state else []  # older checkpoints have none
     # Stopping in the middle of a step would leave half-updated weights: note it, finish the step, then save.
     signals = (signal.SIGINT, signal.SIGTERM)
     previous = [signal.signal(number, lambda *_: stopped.append(True)) for number in signals]
     try:
         for progress in steps:
             size = progress.config.batch_size
+            losses.append(progress.loss)
             if view is not None:
                 view(progress)
             elif bar is None and first:
@@ -189,9 +221,10 @@ def follow(
             now = time.monotonic()
             # All processes stop after the same step, or the others would wait for the one that stopped.
             stop = total(torch.tensor(len(stopped), device=next(progress.model.parameters()).device)) > 0
-            due = stop or progress.step == progress.steps or now - saved > CHECKPOINT_SECONDS
+            due = stop or progress.step == progress.steps or now - saved > save_every
             if due and first:
-                save_checkpoint({**progress.state(), "run": run or {}, "seconds": seconds + now - started}, checkpoint)
+                kept = {"run": run or {}, "seconds": seconds + now - started, "losses": losses}
+                save_checkpoint({**progress.state(), **kept}, checkpoint)
                 saved = now
             if stop:
                 break
@@ -203,17 +236,20 @@ def follow(
     return progress
 
 
-def finish(model: EfficientTransformerDenoiser, out: Path, run: dict[str, Any]) -> None:
-    """Final weights, picture and scores of a run, with the default solver and guidance."""
+def finish(model: EfficientTransformerDenoiser, out: Path, run: dict[str, Any], scored: int | None = None) -> None:
+    """Final weights, picture and scores of a run, with the default solver and guidance; `scored` 0: no scores."""
     print(f"Weights: {save_model(model.eval(), out / 'model.safetensors', run=json.dumps(run))}")
     digits = torch.arange(model.num_classes)  # (10,)
     picture = save_figure(trajectory_figure(draw(model, digits), digits), out / "digits.png")
     print(f"Picture: {picture}")
-    if run["data"] != "mnist":
-        print("Scores: none; the judge reads digits only.")
+    name, scored = judge_of(run), SCORED_DIGITS if scored is None else scored
+    if name not in JUDGES:
+        print(f"Scores: none; there is no judge for {run['data']} at {run['size']} pixels.")
         return
-    labels = labels_like_test_set(SCORED_DIGITS)  # (2000,)
-    scores = score(sample(model, labels, generator=torch.Generator().manual_seed(1)).cpu(), labels)
+    if not scored:
+        return
+    labels = labels_like_test_set(scored, run["data"])  # (n,)
+    scores = score(sample(model, labels, generator=torch.Generator().manual_seed(1)).cpu(), labels, name)
     text = json.dumps({**dataclasses.asdict(scores), "run": run}, indent=1) + "\n"
     write_file(out / "scores.json", lambda temporary: temporary.write_text(text))
     print(f"Scores ({DEFAULT_SOLVER}, 10 steps, guidance {DEFAULT_GUIDANCE:g}): {scores}")

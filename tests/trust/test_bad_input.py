@@ -795,7 +795,7 @@ def _files(folder: Path, monkeypatch) -> dict[str, tuple[bytes, Path, Callable[[
     """Every kind of data and weight file: its content, where a damaged copy goes, and what reads it."""
     assets = checkpoints.ASSETS
     monkeypatch.setattr(data, "ASSETS", folder)
-    monkeypatch.setattr(results, "RESULTS", folder / "ablation.json")
+    monkeypatch.setattr(results, "RESULTS", {"ablation": folder / "ablation.json"})
     load_results = results.load_results.__wrapped__  # without its memory
     load_statistics = evaluation.reference_statistics.__wrapped__
     readers: dict[str, Callable[[Path], Any]] = {
