@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 
 from tests.benchmarks.common import alternate, crossover, fit_exponent, markdown, spread, steps_for
+from tests.benchmarks.image_size import saved_bytes, tables
 from tests.benchmarks.startup import import_shares
 
 
@@ -60,3 +62,22 @@ def test_import_times_are_summed_by_top_package():
         "import time:         7 |        407 | tutorial_lib.data\n"
     )
     assert import_shares(trace) == {"torch": 350e-6, "the standard library": 50e-6, "tutorial_lib": 7e-6}
+
+
+def test_image_sizes_exponents_and_sizes_from_which_linear_pays():
+    rows = [
+        {"attention": name, "size": size, "patch": 2, "tokens": (size // 2) ** 2, "saved": 2e6, "peak": 3e6, "ms": ms}
+        for size in (32, 64, 128)
+        for name, ms in (("double_softmax", (size // 2) ** 2), ("softmax", (size // 2) ** 4 / 400))
+    ]
+    text = tables(rows)
+    assert "| 64 | 2 | 1,024 | 1024.0 | 2621.4 | 2.56 | 2 | 2 | 3 | 3 |" in text
+    assert "linear, 1,024 to 4,096 tokens: time n^1.00, kept memory n^0.00, peak memory n^0.00" in text
+    assert "SDPA, 1,024 to 4,096 tokens: time n^2.00" in text
+    assert "linear at least 1 times faster, patch 2: from 40 pixels (400 tokens)" in text
+    assert "linear at least 3 times faster, patch 2: from 69 pixels (1,200 tokens)" in text
+
+
+def test_kept_bytes_count_each_piece_of_memory_once_and_no_weights():
+    layer, x = torch.nn.Linear(4, 2, bias=False), torch.ones(3, 4)
+    assert saved_bytes(layer, lambda: (layer(x) + layer(x)).sum().backward()) == 3 * 4 * 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 from functools import partial
 
@@ -12,7 +13,7 @@ import torch
 
 from tutorial_lib import doctor, runs
 from tutorial_lib.__main__ import main, parser
-from tutorial_lib.checkpoints import load_checkpoint, load_model, save_model
+from tutorial_lib.checkpoints import load_checkpoint, load_model, save_checkpoint, save_model
 from tutorial_lib.denoiser import EfficientTransformerDenoiser
 from tutorial_lib.sampling import DEFAULT_GUIDANCE, DEFAULT_SOLVER
 
@@ -197,15 +198,61 @@ def test_a_checkpoint_is_written_at_least_once_a_minute(tmp_path, monkeypatch):
     images, labels = torch.zeros(8, 1, 16, 16), torch.zeros(8, dtype=torch.int64)
     model = EfficientTransformerDenoiser(dim=16, heads=2, layers=1, ff_dim=16)
     steps = runs.train(model, images, labels, runs.TrainConfig.fast(steps=3, batch_size=8), device="cpu")
-    assert runs.follow(steps, tmp_path / "checkpoint.pt", {}, 0.0).step == 3
+    assert runs.follow(steps, tmp_path / "checkpoint.pt", {}).step == 3
     assert saved == [1, 2, 3]
 
 
 def test_train_on_clothes_gives_no_scores_of_digits(tmp_path, small, capsys):
     out = tmp_path / "run"
     assert main(["train", "--data", "fashion_mnist", "--steps", "1", "--out", str(out), "--device", "cpu"]) == 0
-    assert "the judge reads digits only" in capsys.readouterr().out
+    assert "there is no judge for fashion_mnist at 16 pixels" in capsys.readouterr().out
     assert not (out / "scores.json").exists()
+
+
+def test_size_and_batch_are_those_of_the_run(tmp_path, small, capsys):
+    out = tmp_path / "run"
+    command = ["train", "--size", "8", "--batch", "5", "--steps", "2", "--out", str(out), "--device", "cpu"]
+    assert main(command) == 0
+    state = load_checkpoint(out / "checkpoint.pt")
+    assert state["architecture"]["image_size"] == 8 and state["config"]["batch_size"] == 5
+    assert "2 steps of 5" in (text := capsys.readouterr().out) and "no judge for mnist at 8 pixels" in text
+    assert main([*command, "--resume"]) == 0
+    assert main(["train", "--resume", "--size", "16", "--out", str(out), "--device", "cpu"]) == 2
+    assert "--size was 8, got 16" in capsys.readouterr().err
+
+
+def test_a_checkpoint_from_before_size_batch_and_losses_goes_on(tmp_path, small, interrupt_at):
+    out = tmp_path / "run"
+    interrupt_at(2)
+    assert main(["train", "--steps", "3", "--out", str(out), "--device", "cpu"]) == 130
+    state = load_checkpoint(out / "checkpoint.pt")
+    del state["losses"], state["run"]["size"], state["run"]["batch"]
+    save_checkpoint(state, out / "checkpoint.pt")
+    assert main(["train", "--resume", "--out", str(out), "--device", "cpu"]) == 0
+    losses = load_checkpoint(out / "checkpoint.pt")["losses"]
+    assert [math.isnan(loss) for loss in losses] == [True, True, False]
+
+
+def test_the_losses_of_all_steps_are_kept_also_after_resume(tmp_path, small, interrupt_at):
+    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+    command = ["train", "--steps", "4", "--batch", "8", "--device", "cpu", "--score", "0"]
+    assert main([*command, "--out", str(straight)]) == 0
+    interrupt_at(2)
+    assert main([*command, "--out", str(stopped)]) == 130
+    assert len(load_checkpoint(stopped / "checkpoint.pt")["losses"]) == 2
+    assert main(["train", "--resume", "--out", str(stopped), "--device", "cpu", "--score", "0"]) == 0
+    kept = [load_checkpoint(folder / "checkpoint.pt")["losses"] for folder in (straight, stopped)]
+    assert kept[0] == kept[1] and len(set(kept[0])) == 4
+
+
+def test_score_and_save_every_belong_to_the_call_and_not_to_the_run(tmp_path, small, monkeypatch):
+    saved, out, save = [], tmp_path / "run", runs.save_checkpoint
+    monkeypatch.setattr(runs, "save_checkpoint", lambda state, path: saved.append(state["step"]) or save(state, path))
+    command = ["train", "--batch", "8", "--out", str(out), "--device", "cpu"]
+    assert main([*command, "--steps", "3", "--score", "0", "--save-every", "0"]) == 0
+    assert saved == [1, 2, 3] and not (out / "scores.json").exists()
+    assert main([*command, "--resume", "--score", "200"]) == 0
+    assert json.loads((out / "scores.json").read_text())["n"] == 200
 
 
 @pytest.mark.parametrize(
@@ -215,12 +262,24 @@ def test_train_on_clothes_gives_no_scores_of_digits(tmp_path, small, capsys):
         (["--minutes", "nan"], "minutes must be a number from 0.01"),
         (["--seed", "-1"], "seed must be a whole number from 0"),
         (["--device", "abacus"], "device must be one of"),
+        (["--size", "15"], "--size must be an even number from 4 to 128, for patches of 2x2 pixels; got 15"),
+        (["--size", "2"], "--size must be an even number from 4 to 128"),
+        (["--size", "130"], "--size must be an even number from 4 to 128"),
+        (["--batch", "0"], "--batch must be a whole number of at least 1; got 0"),
+        (["--score", "100"], "--score must be a whole number from 200 to 10000; got 100"),
+        (["--save-every", "-1"], "--save-every must be a number from 0"),
     ],
 )
 def test_a_mistake_stops_training_before_it_starts(arguments, message, tmp_path, capsys):
     assert main(["train", "--out", str(tmp_path / "run"), *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.*"))
+
+
+@pytest.mark.parametrize("arguments", [["--size", "15"], ["--batch", "0"], ["--score", "7"], ["--save-every", "nan"]])
+def test_a_mistake_makes_no_folder(arguments, tmp_path):
+    assert main(["train", "--out", str(tmp_path / "run"), *arguments]) == 2
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_doctor_is_well_here(capsys):

@@ -130,7 +130,7 @@ def test_what_is_imported_is_declared():
 
 def test_assets_travel_with_the_package_and_stay_small():
     assets = [path for path in (ROOT / "tutorial_lib" / "assets").rglob("*") if path.is_file()]
-    assert PROJECT["tool"]["setuptools"]["package-data"]["tutorial_lib"] == ["assets/**"]
+    assert PROJECT["tool"]["setuptools"]["package-data"]["tutorial_lib"] == ["assets/**", "paint.js"]
     assert sum(path.stat().st_size for path in assets) <= 16_000_000
 
 

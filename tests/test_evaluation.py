@@ -17,6 +17,7 @@ from tutorial_lib.checkpoints import write_safetensors
 from tutorial_lib.data import load_images
 from tutorial_lib.evaluation import (
     ASSETS,
+    REFERENCES,
     class_agreement,
     diversity,
     feature_statistics,
@@ -27,7 +28,7 @@ from tutorial_lib.evaluation import (
     reference_statistics,
     score,
 )
-from tutorial_lib.judge import JUDGE_FORMAT, DigitJudge, load_judge
+from tutorial_lib.judge import JUDGE_FORMAT, JUDGES, DigitJudge, load_judge
 
 JUDGE = ASSETS / "digit_judge.safetensors"
 REFERENCE = ASSETS / "mnist_reference.safetensors"
@@ -167,6 +168,24 @@ def test_answers_do_not_depend_on_batch_size_or_mode(held_out, monkeypatch):
     assert judge.training, "the caller's mode must come back"
     torch.testing.assert_close(statistics, again, rtol=0, atol=1e-5)
     assert all(torch.equal(value, before[key]) for key, value in judge.state_dict().items())
+
+
+@pytest.mark.parametrize(("name", "least", "asked"), [("mnist_28", 0.99, 0.97), ("fashion_mnist_28", 0.91, 0.85)])
+def test_judges_of_28_pixels(name, least, asked):
+    """What their files claim of the 10,000 real test pictures, and what they read in 1,000 embedded ones here."""
+    judge, real = load_judge(name), reference_statistics(name)
+    with safe_open(JUDGES[name], framework="pt") as file:
+        assert float(file.metadata()["test_accuracy"]) == real.agreement >= least
+    with safe_open(REFERENCES[name], framework="pt") as file:
+        assert file.metadata()["judge_sha256"] == hashlib.sha256(JUDGES[name].read_bytes()).hexdigest()
+    images, labels = load_images(name.removesuffix("_28"), "test", size=28)
+    scores = score(images, labels, name)
+    assert scores.agreement == class_agreement(images, labels, judge) >= asked
+    assert scores.frechet == frechet_distance(images, real, judge)
+    assert scores.floor == frechet_floor(1000, name)
+    assert 0.5 < scores.frechet_in_floors < 2.5 and 0.95 < scores.diversity_share < 1.05
+    with pytest.raises(ValueError, match=r"images must be .* of shape \(n, 1, 28, 28\); got .* \(4, 1, 16, 16\)"):
+        score(GOOD, labels[:4], name)
 
 
 def test_load_judge_is_shared_and_in_eval_mode():
@@ -361,5 +380,8 @@ def test_labels_come_in_the_proportions_of_the_test_set():
     assert len(few) == 200 and few.unique().tolist() == list(range(10))
     assert (few[:-1] > few[1:]).any()  # mixed, so that each batch has all kinds
     assert torch.equal(few, evaluation.labels_like_test_set(200))
+    assert evaluation.labels_like_test_set(1000, "fashion_mnist").bincount().tolist() == [100] * 10
     with pytest.raises(ValueError, match="n must be a whole number of at least 1; got 0"):
         evaluation.labels_like_test_set(0)
+    with pytest.raises(ValueError, match="data must be one of 'fashion_mnist', 'mnist'; got 'mnist_28'"):
+        evaluation.labels_like_test_set(10, "mnist_28")

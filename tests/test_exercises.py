@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from tutorial_lib.cards import EXERCISES
 from tutorial_lib.denoiser import EfficientTransformerBlock
 from tutorial_lib.exercises import answer_in, judge
+from tutorial_lib.scaling import LATENCY, PARAMETERS, exchange_seconds, speed_up
 from tutorial_lib.training import TrainConfig
 
 ROOT = Path(__file__).parents[1]
@@ -151,6 +152,72 @@ def shares_of_the_learning_rate():
     return 100 * half / len(rates), 100 * tail / len(rates)
 
 
+def evaluations_by_tensor(times, scale, low, high):
+    t = torch.tensor(times[:-1])
+    inside = (t >= torch.tensor(low)) & (t <= torch.tensor(high))
+    return len(t) + (int(inside.sum()) if scale != 0 and scale != 1 else 0)
+
+
+def distance_by_quantiles(a, b):
+    ranks = range(1, len(a) + 1)
+    return sum(abs(a.kthvalue(rank).values - b.kthvalue(rank).values) for rank in ranks) / len(a)
+
+
+def steps_by_trying(solver, nfe, scale):
+    def cost(steps):
+        return evaluations_by_walking(solver, steps, scale)
+
+    return max((steps for steps in range(nfe + 1) if cost(steps) <= nfe), default=0)
+
+
+def core_work_by_counting(size, patch, dim, heads, softmax):
+    n, d = sum(1 for _ in range(0, size, patch)) ** 2, dim // heads
+    first = (n, d, n) if softmax else (d, n, d)
+    second = (n, n, d) if softmax else (n, d, d)
+    return heads * (math.prod(first) + math.prod(second))
+
+
+def widened_by_stacking(embed, to_pixels):
+    return torch.stack([embed / 3] * 3, dim=2).flatten(1), torch.stack([to_pixels] * 3, dim=1).flatten(0, 1)
+
+
+def level_by_angles(t):
+    return math.atan2(math.sin(math.pi * t / 2), math.sqrt(3) * math.cos(math.pi * t / 2)) * 2 / math.pi
+
+
+def exponent_by_lstsq(n, ms):
+    columns = torch.tensor([[math.log(value), 1.0] for value in n]).double()
+    return torch.linalg.lstsq(columns, torch.tensor(ms).double().log()[:, None]).solution[0, 0]
+
+
+def combine_picture_by_picture(gradients, sizes):
+    each = [gradient for gradient, size in zip(gradients, sizes, strict=True) for _ in range(size)]
+    return torch.stack(each).mean(0)
+
+
+def share_place_by_place(order, step, batch_size, rank, world):
+    places = range(step * batch_size, (step + 1) * batch_size)
+    return order[[place for place in places if (place - step * batch_size) % world == rank]]
+
+
+def bytes_hop_by_hop(parameters, processes):
+    return sum(4 * parameters / processes for _ in range(2) for _ in range(processes - 1))
+
+
+def balance_by_library(parameters, processes, gbit, seconds_per_picture):
+    seconds = exchange_seconds(parameters, processes, gbit) - 2 * (processes - 1) * LATENCY
+    return seconds / seconds_per_picture
+
+
+def smallest_by_search():
+    wanted = (
+        lambda batch: speed_up(8, 1.0, PARAMETERS, batch),
+        lambda batch: speed_up(8, 1.0, PARAMETERS, batch, 100),
+        lambda gbit: speed_up(8, float(gbit), PARAMETERS, 256, 100),
+    )
+    return [next(n for n in range(1, 10_000) if gain(n) >= 4) for gain in wanted]
+
+
 # A correct answer to each exercise, written in another way than the solution.
 OTHERS = {
     "1.2": regrouped_by_einsum,
@@ -171,12 +238,27 @@ OTHERS = {
     "4.4": guide_latents_by_loops,
     "4.5": evaluations_by_walking,
     "4.6": [5, 1, 3],
+    "5.1": evaluations_by_tensor,
+    "5.2": distance_by_quantiles,
+    "5.3": steps_by_trying,
+    "5.4": [0.6, 0.5, 6],
+    "5.5": lambda guess, known, hidden: guess * hidden + known * ~hidden,
     "3.1": modulate_by_hand,
     "3.2": parameters_of_a_real_block,
     "3.3": loss_picture_by_picture,
     "3.4": drop_labels_in_place,
     "3.5": moving_average_as_a_sum,
     "3.6": shares_of_the_learning_rate(),
+    "7.1": combine_picture_by_picture,
+    "7.2": share_place_by_place,
+    "7.3": bytes_hop_by_hop,
+    "7.4": balance_by_library,
+    "7.5": smallest_by_search(),
+    "6.1": core_work_by_counting,
+    "6.2": widened_by_stacking,
+    "6.3": level_by_angles,
+    "6.4": exponent_by_lstsq,
+    "6.5": [128**2, 12 * 4 * 16384**2 / 1e9, 4.0],
 }
 
 

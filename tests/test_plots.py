@@ -34,9 +34,18 @@ def test_grid_labels_rows_and_columns():
     assert [text.get_text() for text in ax.get_xticklabels()] == ["c", "d"]
 
 
+def test_three_channels_take_light_from_white_paper():
+    images = torch.tensor([[-1.0, -1, -1], [1, 1, 1], [1, -1, -1], [0, 0, 3]])[:, :, None, None]  # (4, 3, 1, 1)
+    pixels = mosaic(image_grid(images, columns=4))  # (2, 8, 3): white, black, no red, half red and green
+    assert pixels[0, ::2].tolist() == [[1, 1, 1], [0, 0, 0], [0, 1, 1], [0.5, 0.5, 0]]
+    assert (pixels[1] == 1).all() and (pixels[:, 1::2] == 1).all()  # white lines between the images
+
+
 def test_grid_refuses_what_it_cannot_draw():
-    with pytest.raises(ValueError, match=r"images must be .* \(B, 1, H, W\); got .* \(4, 3, 8, 8\)"):
-        image_grid(torch.zeros(4, 3, 8, 8), 2)
+    with pytest.raises(ValueError, match=r"images must have 1 or 3 channels, .*; got shape \(4, 2, 8, 8\)"):
+        image_grid(torch.zeros(4, 2, 8, 8), 2)
+    with pytest.raises(ValueError, match=r"images must be .* \(B, C, H, W\); got .* \(4, 8, 8\)"):
+        image_grid(torch.zeros(4, 8, 8), 2)
     with pytest.raises(ValueError, match="columns must be a whole number of at least 1; got 0"):
         image_grid(torch.zeros(4, 1, 8, 8), 0)
 

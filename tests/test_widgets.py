@@ -21,23 +21,28 @@ from tutorial_lib import (
     ddim,
     initial_noise,
     load_images,
+    sample,
     sample_loop,
     train,
 )
 from tutorial_lib.denoiser import EfficientTransformerDenoiser
 from tutorial_lib.lab import Frame, Lab
 from tutorial_lib.training_view import TrainingView
-from tutorial_lib.widgets import attention_lab, morph_lab, noising_lab, sampling_lab, trajectory_lab
+from tutorial_lib.widgets import attention_lab, morph_lab, noising_lab, pictures_lab, sampling_lab, trajectory_lab
+
+
+def small_network(**sizes) -> EfficientTransformerDenoiser:
+    """A small network with weights other than 0, so that each control matters."""
+    torch.manual_seed(0)
+    network = EfficientTransformerDenoiser(dim=16, heads=2, layers=2, ff_dim=16, **sizes).eval()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return network
 
 
 @pytest.fixture(scope="module")
 def model():
-    """A small network with weights other than 0, so that each control matters."""
-    torch.manual_seed(0)
-    network = EfficientTransformerDenoiser(dim=16, heads=2, layers=2, ff_dim=16).eval()
-    for parameter in network.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    return network
+    return small_network()
 
 
 @pytest.fixture(scope="module")
@@ -156,10 +161,12 @@ def test_every_lab_moves_with_every_control(model, digits, states):
     images, labels = digits
     x_t = NoiseSchedule.cosine().add_noise(images[:1], 0.3, torch.randn(1, 1, 16, 16))
     softmax = EfficientTransformerDenoiser(dim=16, heads=2, layers=2, ff_dim=16, attention="softmax")
+    larger = model, small_network(image_size=28)
     labs = {
         "Query patch, Head, Layer, Attention": attention_lab({"a": model, "b": softmax}, x_t, 0.3, labels[:1]),
         "Noise level t, Digit, Seed": noising_lab(images, labels),
         "Digit, Seed, Steps, Guidance, Eta, Solver": sampling_lab(model),
+        "Data, Class, Seed, Guidance, Steps": pictures_lab(dict(zip(("mnist", "mnist_28"), larger, strict=True))),
         "Step": trajectory_lab(states),
         "Morph, From digit, To digit, Seed": morph_lab(model),
     }
@@ -200,6 +207,17 @@ def test_sampling_lab_draws_what_sample_loop_draws(model):
     drawn = frame.figure.axes[0].images[0].get_array()
     assert torch.equal(torch.as_tensor(drawn), last.x[0, 0])
     assert "(Eta is for ddim alone)" in panel.frame(solver="heun")[1].text
+
+
+def test_pictures_lab_draws_the_class_that_it_names():
+    network = small_network(image_size=28)
+    panel = pictures_lab({"fashion_mnist_28": network})
+    _, frame = panel.frame(label=7, seed=5, guidance=2.0, steps=3)
+    assert frame.text.startswith("6 network evaluations; asked for Sneaker, read as ")
+    assert frame.alt == "fashion_mnist_28: Sneaker, drawn in 3 steps, guidance 2, seed 5."
+    drawn = torch.as_tensor(frame.figure.axes[0].images[0].get_array())  # (28, 28)
+    wanted = sample(network, torch.tensor([7]), 3, guidance_scale=2.0, generator=torch.Generator().manual_seed(5))
+    assert torch.equal(drawn, wanted[0, 0])
 
 
 def test_morph_ends_are_the_two_digits(model):

@@ -4,6 +4,7 @@ from .attention import LinearAttention, SoftmaxAttention, attention_matrix, line
 from .checkpoints import load_checkpoint, load_model, load_pretrained, pick_device, save_checkpoint, save_model
 from .data import load_images
 from .denoiser import EfficientTransformerBlock, EfficientTransformerDenoiser
+from .editing import KnownPixels, edit
 from .evaluation import class_agreement, diversity, frechet_distance, nearest_training_images
 from .judge import DigitJudge
 from .noising import GaussianMixture, IdealDenoiser, NoiseSchedule

@@ -11,8 +11,9 @@ import torch
 
 from .checkpoints import load_model, load_pretrained, pick_device
 from .plots import save_figure, trajectory_figure
-from .runs import RECIPES, draw, run_train
+from .runs import draw, run_train
 from .sampling import DEFAULT_GUIDANCE, DEFAULT_SOLVER, SOLVERS
+from .settings import RECIPES
 from .validate import check_int, check_labels
 
 

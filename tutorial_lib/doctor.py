@@ -14,7 +14,7 @@ from pathlib import Path
 INSTALL = "run: python -m pip install -e . (in the project's folder, in its virtual environment)"
 NEEDED_GIB = 1.5
 OLDEST_PYTHON = (3, 11)
-PACKAGES = ("torch", "torchvision", "matplotlib", "jupyterlab", "ipywidgets", "nbval")
+PACKAGES = ("torch", "torchvision", "matplotlib", "jupyterlab", "ipywidgets", "anywidget", "nbval")
 
 
 def _python() -> str:
@@ -77,10 +77,14 @@ def _weights() -> str:
 def _front_end() -> str:
     from jupyter_core.paths import jupyter_path
 
-    places = [Path(p) / "@jupyter-widgets" / "jupyterlab-manager" for p in jupyter_path("labextensions")]
-    if not any(place.exists() for place in places):
-        raise RuntimeError("sliders will not show, JupyterLab lacks its widget manager: run: python -m pip install "
-                           "--force-reinstall jupyterlab_widgets ipywidgets")  # fmt: skip
+    folders = [Path(p) for p in jupyter_path("labextensions")]
+    for place, package in (
+        ("@jupyter-widgets/jupyterlab-manager", "jupyterlab_widgets ipywidgets"),
+        ("anywidget",) * 2,
+    ):
+        if not any((folder / place).exists() for folder in folders):
+            raise RuntimeError(f"sliders or the grid to paint on will not show, JupyterLab lacks {place}: run: python "
+                               f"-m pip install --force-reinstall {package}")  # fmt: skip
     return "JupyterLab has the widget manager"
 
 

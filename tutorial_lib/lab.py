@@ -82,17 +82,20 @@ class Lab(widgets.VBox):
         lines = []
         for control in self.controls.values():
             before = control.value
-            if isinstance(control, widgets.Dropdown):
-                values = list(control.options)
+            if hasattr(control, "rehearsal"):  # a painting
+                values = control.rehearsal
+            elif isinstance(control, widgets.Dropdown):
+                values = {option: option for option in control.options}
             else:
                 steps = round((control.max - control.min) / control.step)
-                values = [control.min, control.min + steps // 2 * control.step, control.max]
+                ends = control.min, control.min + steps // 2 * control.step, control.max
+                values = {f"{value:g}": value for value in ends}
             pictures = set()
-            for value in values:
+            for value in values.values():
                 control.value = value
                 pictures.add(self.png)
             control.value = before
-            named = ", ".join(f"{value:g}" if isinstance(value, int | float) else value for value in values)
+            named = ", ".join(values)
             lines.append(f"{control.description}: {named}: {len(pictures)} different pictures")
         return lines
 

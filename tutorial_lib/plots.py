@@ -88,18 +88,24 @@ def subplots(rows: int = 1, columns: int = 1, width: float = 6.4, height: float 
 def image_grid(
     images: Tensor, columns: int, row_labels: Sequence[str] = (), column_labels: Sequence[str] = ()
 ) -> Figure:
-    """Grey images (B, 1, H, W) in [-1, 1] (others are cut off), row by row, black on white, labels at the edges."""
-    _, _, height, width = check_tensor(images, "images", ("B", 1, "H", "W")).shape
+    """Images (B, C, H, W) in [-1, 1] (others are cut off), row by row, labels at the edges; -1 is white paper.
+
+    C = 1: ink from white to black. C = 3: how much red, green and blue light the ink takes away; 1, 1, 1 is black.
+    """
+    _, channels, height, width = check_tensor(images, "images", ("B", "C", "H", "W")).shape
+    if channels not in (1, 3):
+        raise ValueError(f"images must have 1 or 3 channels, (B, C, H, W); got shape {tuple(images.shape)}")
     rows = -(-len(images) // check_int(columns, "columns"))
     # One picture for all: a hundred small axes would take seconds to draw.
-    mosaic = torch.full((rows * (height + 1), columns * (width + 1)), -1.0)  # (rows * (H + 1), columns * (W + 1))
+    mosaic = torch.full((rows * (height + 1), columns * (width + 1), channels), -1.0)  # (rows (H+1), columns (W+1), C)
     for i, image in enumerate(images.cpu()):
         top, left = i // columns * (height + 1), i % columns * (width + 1)
-        mosaic[top : top + height, left : left + width] = image[0]
+        mosaic[top : top + height, left : left + width] = image.movedim(0, 2)  # (H, W, C)
     size = _scale() * (0.62 * columns + 0.5), _scale() * (0.62 * rows + 0.35)
     figure = Figure(figsize=size, layout="constrained")
     ax = figure.add_subplot(frame_on=False)
-    ax.imshow(mosaic.numpy(), cmap="gray_r", vmin=-1, vmax=1)
+    pixels = mosaic[..., 0] if channels == 1 else ((1 - mosaic) / 2).clamp(0, 1)
+    ax.imshow(pixels.numpy(), cmap="gray_r", vmin=-1, vmax=1)
     ax.set_xticks([(i + 0.5) * (width + 1) for i in range(len(column_labels))], column_labels, fontsize="small")
     ax.set_yticks([(i + 0.5) * (height + 1) for i in range(len(row_labels))], row_labels, fontsize="large")
     ax.tick_params(length=0, labeltop=True, labelbottom=False)

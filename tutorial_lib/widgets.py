@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from .data import CLASS_NAMES
 from .judge import load_judge
 from .lab import Frame, Lab, choice, slider
 from .noising import IdealDenoiser, NoiseSchedule
@@ -17,9 +18,9 @@ from .sampling import DEFAULT_GUIDANCE, GuidedDenoiser, State, ddim, dpmpp_2m, h
 
 
 @torch.no_grad()
-def _read(image: Tensor) -> tuple[int, float]:
-    """The digit that the judge sees in an image (1, H, W), and how sure it is, 0 to 1."""
-    sure, digit = load_judge()(image[None].clamp(-1, 1).cpu()).softmax(1)[0].max(0)
+def _read(image: Tensor, judge: str = "mnist") -> tuple[int, float]:
+    """The class that the judge sees in an image (1, H, W), and how sure it is, 0 to 1."""
+    sure, digit = load_judge(judge)(image[None].clamp(-1, 1).cpu()).softmax(1)[0].max(0)
     return int(digit), float(sure)
 
 
@@ -95,6 +96,29 @@ def sampling_lab(model: nn.Module) -> Lab:
         guidance=slider("Guidance", DEFAULT_GUIDANCE, 0.0, 6.0, 0.25),
         eta=slider("Eta", 0.0, 0.0, 1.0, 0.1),
         solver=choice("Solver", list(solvers)),
+    )
+
+
+def pictures_lab(networks: dict[str, nn.Module]) -> Lab:
+    """A fresh picture of 28 pixels at every move. networks: by the name of the judge that reads what they draw."""
+
+    def render(data: str, label: int, seed: int, guidance: float, steps: int) -> Frame:
+        names, generator = CLASS_NAMES[data.removesuffix("_28")], torch.Generator().manual_seed(seed)
+        noise, times = initial_noise(networks[data], 1, generator), NoiseSchedule.cosine().timesteps(steps)
+        *_, last = sample_loop(GuidedDenoiser(networks[data], torch.tensor([label]), guidance), noise, times=times)
+        seen = names[_read(last.x[0], data)[0]]
+        cost = f"{last.nfe} network evaluation{'s' * (last.nfe > 1)}"
+        text = f"{cost}; asked for {names[label]}, read as {seen} by the judge"
+        alt = f"{data}: {names[label]}, drawn in {steps} step{'s' * (steps > 1)}, guidance {guidance:g}, seed {seed}."
+        return Frame(lab_figure([last.x[0]], [names[label]])[0], alt, text)
+
+    return Lab(
+        render,
+        data=choice("Data", list(networks)),
+        label=slider("Class", 3, 0, 9),
+        seed=slider("Seed", 0, 0, 50),
+        guidance=slider("Guidance", 1.0, 0.0, 6.0, 0.25),
+        steps=slider("Steps", 10, 1, 20),
     )
 
 

@@ -22,6 +22,19 @@ LABS = {
         ("04_trajectory", ["Step"], []),
         ("04_morph", ["Morph", "From digit", "To digit", "Seed"], []),
     ],
+    "05_guidance_and_solvers": [
+        ("05_edit", ["Noise level t", "Digit", "Denoise as", "Seed"], []),
+        ("05_fill", ["Digit", "Fill in as", "Seed"], ["Hidden"]),
+        ("05_paint", ["Noise level t", "Finish as", "Seed"], []),
+    ],
+    "06_bigger_pictures": [("06_pictures", ["Class", "Seed", "Guidance", "Steps"], ["Data"])],
+    "07_scaling_out": [
+        (
+            "07_scaling",
+            ["Processes", "Bandwidth, Gbit/s", "Parameters, millions", "Batch per process", "Times a laptop"],
+            [],
+        )
+    ],
 }
 EACH_LAB = [(notebook, number) for notebook, labs in LABS.items() for number in range(len(labs))]
 EACH_SLIDER = [(name, n, slider) for name, labs in LABS.items() for n, lab in enumerate(labs) for slider in lab[1]]
@@ -253,3 +266,52 @@ def test_a_prediction_is_made_by_keyboard(opened):
     page.wait_for_selector("text=Kept. Now run the next cell.", timeout=20_000)
     record = page.evaluate("course.execute('print(open(\"my_progress.json\").read())')")
     assert json.loads(record)["1.a"] == {"predicted": "Nothing"}
+
+
+def test_painting_by_keyboard_and_by_mouse(opened):
+    page, side = opened("05_guidance_and_solvers"), 16
+    canvas, status = (page.locator(f".jp-OutputArea {what}") for what in ("canvas[role=application]", "canvas + div"))
+
+    def ink(row: int, column: int) -> list[float]:
+        """What the kernel has of a cell and its neighbour on the right."""
+        value = json.loads(page.evaluate("course.execute('print(lab.controls[\"painting\"].value)')"))
+        return value[side * row + column : side * row + column + 2]
+
+    def and_wait(act, *arguments) -> None:
+        page.evaluate("() => course.arm(2)")
+        act(*arguments)
+        page.wait_for_function("() => course.seen.latency !== null", timeout=20_000)
+        page.wait_for_function("() => course.idle()", timeout=20_000)
+
+    canvas.scroll_into_view_if_needed()
+    and_wait(page.locator("button", has_text="Clear the painting").click)
+    assert ink(7, 8) == [0, 0]
+    page.keyboard.press("Shift+Tab")  # back from the button
+    assert canvas.evaluate("canvas => canvas === document.activeElement && canvas.style.outlineWidth") == "3px"
+    page.keyboard.press("ArrowUp")
+    assert status.text_content() == "row 8, column 9: 0 % ink"
+    and_wait(page.keyboard.press, "Space")
+    assert ink(7, 8) == [1, 0.5] and status.text_content() == "row 8, column 9: 100 % ink"
+    and_wait(page.keyboard.press, "Backspace")
+    assert ink(7, 8) == [0, 0.5]
+    page.keyboard.press("ArrowRight")
+    and_wait(page.keyboard.press, "Enter")
+    assert ink(7, 9) == [1, 0.5]
+    assert canvas.evaluate("canvas => canvas === document.activeElement")  # JupyterLab took no key for itself
+
+    box = canvas.bounding_box()
+    cell = box["width"] / side
+
+    def drag() -> None:
+        page.mouse.move(box["x"] + 4.5 * cell, box["y"] + 3.5 * cell)
+        page.mouse.down()
+        page.mouse.move(box["x"] + 9.5 * cell, box["y"] + 3.5 * cell)  # one jump: the cells between are filled
+        page.mouse.up()
+
+    and_wait(drag)
+    assert [ink(3, column)[0] for column in range(3, 12)] == [0.5, 1, 1, 1, 1, 1, 1, 0.5, 0]
+    page.keyboard.down("Shift")
+    and_wait(drag)
+    page.keyboard.up("Shift")
+    assert [ink(3, column)[0] for column in range(3, 12)] == [0.5, 0, 0, 0, 0, 0, 0, 0.5, 0]
+    assert page.evaluate("course.errors") == [] and page.complaints == []

@@ -464,6 +464,31 @@ def _(draw):
     return given | guidance | {"batch_size": draw(number(1, 5)), "solver": solver}
 
 
+@prop(
+    "edit",
+    lambda **g: list(tutorial_lib.edit(**g))[-1].x,
+    lambda x, g: finite(x, g["images"].shape, -1, 1),
+    lambda g: {"images": [*not_tensors(g["images"]), g["images"][:0], g["images"] * 0 + 255], "t": not_numbers(0, 1),
+               "labels": not_labels(2, 3)[:-1], "steps": not_ints(1), "guidance_scale": not_numbers(0, 100)},
+)  # fmt: skip
+def _(draw):
+    given = {"model": network(draw), "images": images(draw, 2), "labels": labels(draw, 2), "steps": draw(number(1, 5))}
+    return given | {"t": draw(st.floats(0.01, 1)), "guidance_scale": draw(st.floats(0, 100))}
+
+
+@prop(
+    "KnownPixels",
+    lambda x, known, mask, model: tutorial_lib.KnownPixels(tutorial_lib.GuidedDenoiser(model, None), known, mask)(x, 1),
+    lambda x, g: finite(x, g["x"].shape, -1, 1)
+    and torch.equal(torch.where(g["mask"], x, 0.0), torch.where(g["mask"], g["known"], 0.0)),
+    lambda g: {"known": not_tensors(g["known"]),
+               "mask": [None, "x", [True], g["mask"].float(), g["mask"].repeat(2, 1), g["mask"].expand(1, 1, 1, 4, 4)]},
+)  # fmt: skip
+def _(draw):
+    given = {"x": tensor(draw, 2, 1, 4, 4), "known": images(draw, 2), "model": network(draw)}
+    return given | {"mask": tensor(draw, 4, 4) > draw(st.floats(-1, 1))}
+
+
 # --------------------------------------------------------------------------------------------------- evaluation
 
 
