@@ -183,7 +183,8 @@ def test_judges_of_28_pixels(name, least, asked):
     assert scores.agreement == class_agreement(images, labels, judge) >= asked
     assert scores.frechet == frechet_distance(images, real, judge)
     assert scores.floor == frechet_floor(1000, name)
-    assert 0.5 < scores.frechet_in_floors < 2.5 and 0.95 < scores.diversity_share < 1.05
+    # The clothes are test images, which lie nearer to the test set than the training images of the floors.
+    assert 0.3 < scores.frechet_in_floors < 2.5 and 0.95 < scores.diversity_share < 1.05
     with pytest.raises(ValueError, match=r"images must be .* of shape \(n, 1, 28, 28\); got .* \(4, 1, 16, 16\)"):
         score(GOOD, labels[:4], name)
 
