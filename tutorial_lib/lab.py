@@ -53,7 +53,8 @@ class Lab(widgets.VBox):
             return []
         kind = widgets.BoundedIntText if isinstance(control, widgets.IntSlider) else widgets.BoundedFloatText
         limits = {name: getattr(control, name) for name in ("value", "min", "max", "step", "description")}
-        box = kind(**limits, layout=widgets.Layout(width="13em"), style={"description_width": "initial"})
+        width = f"{max(13, 7 + 0.55 * len(control.description)):g}em"  # room for the name and six digits
+        box = kind(**limits, layout=widgets.Layout(width=width), style={"description_width": "initial"})
         # The stock slider answers 1.2500000000000002 for 1.25, which nobody wants to read.
         widgets.link((control, "value"), (box, "value"), transform=(lambda value: round(value, 6), lambda value: value))
         return [box]
