@@ -492,3 +492,19 @@ def test_bad_input_is_refused(call, name, parts):
     message = str(caught.value)
     assert message.startswith(name + " must"), message
     assert all(part in message for part in parts), message
+
+
+@pytest.mark.parametrize("attention", ["softmax", "double_softmax", "elu1", "relu"])
+def test_the_biases_of_the_keys_learn_only_where_they_are_felt(attention):
+    """Under a softmax over tokens, 1 on every key changes no output, and the gradient is zero: exactly, not rounded."""
+    torch.manual_seed(0)
+    module = SoftmaxAttention(8, 2) if attention == "softmax" else LinearAttention(8, 2, attention)
+    tokens = torch.randn(3, 9, 8, generator=torch.Generator().manual_seed(1))  # (3, 9, 8)
+    before = module(tokens)  # (3, 9, 8)
+    before.square().sum().backward()
+    q, k, v = module.qkv.bias.grad.chunk(3)  # (8,) each
+    with torch.no_grad():
+        module.qkv.bias[8:16] += 1
+        change = (module(tokens) - before).abs().max()
+    assert (change < 1e-5) == (k == 0).all() == (attention in ("softmax", "double_softmax"))
+    assert q.abs().min() > 0 and v.abs().min() > 0

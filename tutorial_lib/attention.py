@@ -81,6 +81,15 @@ def attention_matrix(q: Tensor, k: Tensor, feature_map: str = "double_softmax") 
     return scores / scores.sum(dim=-1, keepdim=True).clamp_min(EPS * k.shape[-2])  # (..., N, M)
 
 
+def _without_keys(gradient: Tensor) -> Tensor:
+    """Drops the gradient (3 D,) of the keys' biases: a softmax over tokens does not feel a shift of the keys.
+
+    What is found there is rounding error alone. AdamW would blow it up to steps, other ones with other processes.
+    """
+    q, k, v = gradient.chunk(3)  # (D,) each
+    return torch.cat([q, torch.zeros_like(k), v])  # (3 D,)
+
+
 class AttentionRecord(NamedTuple):
     """What one attention layer did: q and k (B, h, N, d), and the weights (B, h, N, N) without the local branch."""
 
@@ -150,6 +159,8 @@ class LinearAttention(_Attention):
         check_choice(feature_map, "feature_map", FEATURE_MAPS)
         super().__init__(dim, heads, local)
         self.feature_map = feature_map
+        if feature_map == "double_softmax":
+            self.qkv.bias.register_hook(_without_keys)
 
     def _mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return _linear_attention(q, k, v, self.feature_map)  # (B, h, N, d)
@@ -159,6 +170,10 @@ class SoftmaxAttention(_Attention):
     """Multi-head softmax attention, O(N^2), by PyTorch's fused kernel; otherwise the same module and the same call."""
 
     feature_map = "softmax"
+
+    def __init__(self, dim: int = 128, heads: int = 4, local: bool = True) -> None:
+        super().__init__(dim, heads, local)
+        self.qkv.bias.register_hook(_without_keys)
 
     def _mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return F.scaled_dot_product_attention(q, k, v)  # (B, h, N, d)
