@@ -34,7 +34,7 @@ class ReferenceStatistics:
 
     mean (F,) and covariance (F, F) of the features of the 10,000 real test pictures, float64; `agreement`: the share of
     them that the judge reads as labelled; `diversity`: theirs; `floors`: {n: (mean, standard deviation over draws)} of
-    the Frechet distance between n real training digits, drawn at random, and the test digits.
+    the Frechet distance between n real training pictures, drawn at random, and the test pictures.
     """
 
     mean: Tensor
@@ -173,10 +173,10 @@ def frechet_distance(
 ) -> float:
     """Returns the Frechet distance between two sets of images in the judge's features; 0 means the same crowd.
 
-    images_a, images_b: (N, 1, S, S) in [-1, 1], any two N >= 2. Without `images_b`, the 10,000 real test digits,
-    whose statistics are shipped. It shrinks with N: compare only with `frechet_floor(N)`. Gaussians fitted to features
-    as in Heusel et al. 2017 (arXiv:1706.08500). Raises ValueError for wrong shapes, dtypes or pixel values, too few
-    images, and another judge without images_b.
+    images_a, images_b: (N, 1, S, S) in [-1, 1], any two N >= 2. Without `images_b`, the 10,000 real test digits of 16
+    pixels, whose statistics are shipped. It shrinks with N: compare only with `frechet_floor(N)`. Gaussians fitted to
+    features as in Heusel et al. 2017 (arXiv:1706.08500). Raises ValueError for wrong shapes, dtypes or pixel values,
+    too few images, and another judge without images_b.
     """
     if images_b is None and judge is not None and judge is not load_judge():
         raise ValueError("images_b must be given with another judge: the shipped statistics hold for the shipped judge")
